@@ -1,0 +1,24 @@
+"""Fixtures shared by all tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """Folder with the real files that may not be redistributed; tests that need them skip without it."""
+    folder = Path(os.environ.get("GEOSR_DATA", ROOT.parent / "shared" / "data"))
+    if not (folder / "README.md").is_file():
+        pytest.skip(f"no real data at {folder} (set GEOSR_DATA)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sample_dir() -> Path:
+    return ROOT / "sample_data"
