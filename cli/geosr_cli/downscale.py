@@ -1,0 +1,56 @@
+"""``geosr downscale``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from geosr_cli.common import Reporter, output_options, reading_options, report_options
+
+
+@click.command("downscale")
+@click.argument("inputs", metavar="IN...", nargs=-1, required=True, type=click.Path())
+@click.option("--scale", type=int, default=4, show_default=True, metavar="N", help="Fine cells per coarse cell and axis.")
+@click.option("-o", "--output", type=click.Path(), metavar="OUT", help="Output: .tif, .nc or .zarr, or a folder. [IN_x4.tif]")
+@click.option(
+    "--method", type=click.Choice(["srcnn", "bicubic"]), default="srcnn", show_default=True, help="How to refine."
+)
+@click.option("--model", metavar="NAME|PATH", help="Model to use. Default: the shipped one for the scale.")
+@click.option("--no-conserve", "conserve", flag_value=False, default=True, help="Do not correct coarse-cell means.")
+@click.option("--tile", type=int, default=512, show_default=True, metavar="N", help="Side of a tile in fine cells.")
+@click.option(
+    "--engine", type=click.Choice(["auto", "onnx", "tensorflow"]), default="auto", show_default=True, help="Runs the model."
+)
+@reading_options
+@output_options
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+@report_options
+def command(
+    inputs: tuple[str, ...],
+    output: str | None,
+    creation_options: tuple[tuple[str, str], ...],
+    dry_run: bool,
+    as_json: bool,
+    quiet: bool,
+    verbose: int,
+    **options: Any,
+) -> None:
+    """Refine a map: IN on a grid N times finer, with the same columns.
+
+    IN is a Sentinel-5P L2 swath (several are averaged on one grid first), or a grid as NetCDF or GeoTIFF
+    (several give one output each). The output is a Cloud-Optimised GeoTIFF with a QGIS style beside it, or by
+    its suffix a CF NetCDF or a Zarr store.
+
+    \b
+    geosr downscale s5p.nc --scale 4
+    geosr downscale s5p.nc --scale 2 --bbox 5 44 12 48 -o po_valley.nc
+    """
+    from geosr.jobs import downscale_files
+
+    reporter = Reporter(as_json=as_json, quiet=quiet, verbose=verbose)
+    with reporter.listening(), reporter.progress("downscale") as progress:
+        reports = downscale_files(
+            inputs, output, dry_run=dry_run, creation_options=dict(creation_options), progress=progress, **options
+        )
+    reporter.finish(reports)

@@ -1,0 +1,131 @@
+"""The ``geosr`` command: parses, calls, reports.
+
+Nothing of geosr is imported before a command runs, so that ``geosr --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+from types import FrameType
+from typing import Any
+
+import click
+
+# Commands and the modules (in this package) that define them, in the order of the help.
+COMMANDS = ("downscale", "grid", "info", "evaluate", "train", "models", "simulate")
+
+EXIT_BUG = 1
+EXIT_USAGE = 2
+EXIT_OUTPUT = 5
+EXIT_RESOURCES = 7
+EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
+EXIT_PIPE = 141
+
+
+class GeosrGroup(click.Group):
+    """Loads commands on demand and turns every failure into one line and an exit code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"geosr_cli.{name}").command
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (click.exceptions.Exit, click.ClickException, click.Abort):
+            raise
+        except KeyboardInterrupt:
+            _say("interrupted; nothing was written")
+            ctx.exit(EXIT_INTERRUPTED)
+        except Exception as error:
+            if ctx.find_root().meta.get("geosr.debug"):
+                raise
+            ctx.exit(_report_failure(error))
+
+
+def _report_failure(error: Exception) -> int:
+    """Say in one line what went wrong; the exit code."""
+    from geosr.errors import GeosrError
+
+    if isinstance(error, GeosrError):
+        _say(str(error))
+        return error.exit_code
+    if isinstance(error, BrokenPipeError):
+        # The reader of our stdout has left; a flush at exit would complain once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_PIPE
+    if isinstance(error, MemoryError):
+        _say("out of memory; use a smaller --tile or fewer --workers")
+        return EXIT_RESOURCES
+    _say(f"a bug in geosr: {type(error).__name__}: {error}; run again with --debug and report what it prints")
+    return EXIT_BUG
+
+
+def _say(text: str) -> None:
+    """One line on stderr, whatever control characters a file name or an attribute holds."""
+    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    click.echo(f"geosr: error: {line}" if not line.startswith("interrupted") else f"geosr: {line}", err=True)
+
+
+def _set_debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value:
+        ctx.find_root().meta["geosr.debug"] = True
+
+
+debug_option = click.option(
+    "--debug", is_flag=True, expose_value=False, callback=_set_debug, help="Show the traceback of an error."
+)
+
+
+@click.group(cls=GeosrGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="geosr", prog_name="geosr")
+@debug_option
+def cli() -> None:
+    """Finer maps from coarse satellite columns: exact in geometry, seamless, conserving.
+
+    \b
+    geosr info s5p.nc                    what geosr sees in a file
+    geosr downscale s5p.nc --scale 4     s5p_x4.tif, four times finer
+    """
+
+
+def _terminate(signum: int, frame: FrameType | None) -> None:
+    # SystemExit unwinds the stack, so that temporary files are removed.
+    raise SystemExit(128 + signum)
+
+
+def main() -> None:
+    """Entry point of the ``geosr`` script."""
+    for signum in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+        signal.signal(signum, _terminate)
+    try:
+        sys.exit(cli.main(standalone_mode=False))
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        sys.exit(0 if error.ctx is not None and error.ctx.parent is None else EXIT_USAGE)
+    except click.UsageError as error:
+        name = error.ctx.command_path if error.ctx is not None else "geosr"
+        _say(f"{error.format_message().rstrip('.')}; see {name} --help")
+        sys.exit(EXIT_USAGE)
+    except click.ClickException as error:
+        _say(error.format_message())
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        _say("interrupted; nothing was written")
+        sys.exit(EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(EXIT_PIPE)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,272 @@
+"""Where pixels lie: extent of a swath, corners from centres, and the grid that fits them.
+
+Everything here is safe at the poles and across the dateline: longitudes are compared on the circle, points are
+averaged on the sphere.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from affine import Affine
+from odc.geo.crs import CRS
+from odc.geo.geobox import GeoBox
+
+from geosr.errors import InputError, RefusedError, UsageError
+from geosr.grid import AUTHALIC_RADIUS
+
+METRES_PER_DEGREE = AUTHALIC_RADIUS * math.pi / 180
+# Cells of a grid that swaths are gridded to: accumulators take 28 bytes each (trust.md, caps before allocation).
+MAX_CELLS = 400_000_000
+_NICE = (1.0, 2.0, 2.5, 5.0, 10.0)
+
+
+def unit_vectors(lon: np.ndarray, lat: np.ndarray) -> np.ndarray:
+    """(…, 3) points on the unit sphere from degrees; NaN stays NaN."""
+    lo, la = np.deg2rad(np.asarray(lon, np.float64)), np.deg2rad(np.asarray(lat, np.float64))
+    return np.stack([np.cos(la) * np.cos(lo), np.cos(la) * np.sin(lo), np.sin(la)], axis=-1)
+
+
+def lonlat(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Degrees of (…, 3) vectors of any length; inverse of :func:`unit_vectors`."""
+    x, y, z = np.moveaxis(points, -1, 0)
+    return np.rad2deg(np.arctan2(y, x)), np.rad2deg(np.arctan2(z, np.hypot(x, y)))
+
+
+def _extrapolate(points: np.ndarray) -> np.ndarray:
+    """Fill the missing neighbours of valid points, straight on from the next two, averaged over directions."""
+    total, hits = np.zeros_like(points), np.zeros(points.shape[:2])
+    for axis in (0, 1):
+        for step in (1, -1):
+            near, far = np.roll(points, -step, axis), np.roll(points, -2 * step, axis)
+            cut = [slice(None), slice(None)]
+            cut[axis] = slice(-2, None) if step == 1 else slice(0, 2)  # np.roll wraps around
+            guess = 2 * near - far
+            guess[tuple(cut)] = np.nan
+            good = np.isfinite(guess[..., 0])
+            total[good] += guess[good]
+            hits[good] += 1
+    fill = ~np.isfinite(points[..., 0]) & (hits > 0)
+    out = points.copy()
+    out[fill] = total[fill] / hits[fill][:, None]
+    return out
+
+
+def corners_from_centres(
+    lon: np.ndarray, lat: np.ndarray, width_m: float | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pixel corners halfway between the centres of a swath.
+
+    Parameters
+    ----------
+    lon, lat : (scanline, pixel) centres in degrees; NaN where there is none.
+    width_m : size of the pixels along a dimension of length one, where no neighbour tells it.
+
+    Returns
+    -------
+    lon, lat : (scanline, pixel, 4) in degrees, float64, in ring order. A corner is the mean, on the sphere, of
+    the four centres around it, those beyond the swath's edge (or in a hole) continued linearly from the two
+    next to it. NaN where a pixel has too few neighbours for that.
+
+    Raises
+    ------
+    InputError
+        One dimension has length one and ``width_m`` is not given.
+    """
+    points = unit_vectors(lon, lat)
+    ny, nx = points.shape[:2]
+    if min(ny, nx) < 2:
+        if width_m is None:
+            raise InputError(
+                f"a swath of {ny} x {nx} pixels without corner coordinates does not tell the pixels' size",
+                "use a file with latitude_bounds and longitude_bounds, or a larger subset",
+            )
+        points = _widen(points, width_m / AUTHALIC_RADIUS)
+    pad = np.full((points.shape[0] + 2, points.shape[1] + 2, 3), np.nan)
+    pad[1:-1, 1:-1] = points
+    pad = _extrapolate(_extrapolate(pad))  # the second round reaches the diagonal neighbours
+    mean = pad[:-1, :-1] + pad[:-1, 1:] + pad[1:, 1:] + pad[1:, :-1]
+    clon, clat = lonlat(mean)
+    grow = tuple((s - n) // 2 for s, n in zip(points.shape[:2], (ny, nx), strict=True))
+    window = tuple(slice(g, g + n + 1) for g, n in zip(grow, (ny, nx), strict=True))
+    clon, clat = ring(clon[window]), ring(clat[window])
+    missing = ~(np.isfinite(lon) & np.isfinite(lat))
+    clon[missing], clat[missing] = np.nan, np.nan
+    return clon, clat
+
+
+def _widen(points: np.ndarray, width: float) -> np.ndarray:
+    """Give a line of pixels neighbours at right angles to its course (north, for a single pixel), ``width`` away."""
+    for axis in (0, 1):
+        if points.shape[axis] > 1:
+            continue
+        along = np.gradient(points, axis=1 - axis) if points.shape[1 - axis] > 1 else None
+        if along is None or not np.isfinite(along).any():
+            up = np.array([0.0, 0.0, 1.0])
+            along = np.cross(np.cross(points, np.broadcast_to(up, points.shape)), points)
+            if axis == 0 and points.shape[1] == 1:  # a single pixel: this axis is along track, the other across
+                along = np.cross(points, along)
+        side = np.cross(along, points)
+        side = side / np.linalg.norm(side, axis=-1, keepdims=True) * width
+        points = np.concatenate([points - side, points, points + side], axis=axis)
+    return points
+
+
+def ring(nodes: np.ndarray) -> np.ndarray:
+    """(ny + 1, nx + 1) nodes to the four corners of each pixel, (ny, nx, 4), around the pixel."""
+    return np.stack([nodes[:-1, :-1], nodes[:-1, 1:], nodes[1:, 1:], nodes[1:, :-1]], axis=-1)
+
+
+@dataclass
+class Extent:
+    """Latitude and longitude range of pixels, gathered piece by piece in constant memory.
+
+    Longitudes are kept as the outermost pixel edges within each degree of the circle, so that the widest gap
+    (where the range begins) can be found at the end, whatever the order.
+    """
+
+    south: float = math.inf
+    north: float = -math.inf
+    pixels: int = 0
+    west: np.ndarray = field(default_factory=lambda: np.full(360, math.inf))
+    east: np.ndarray = field(default_factory=lambda: np.full(360, -math.inf))
+    covered: np.ndarray = field(default_factory=lambda: np.zeros(360, bool))
+
+    def add(self, lon: np.ndarray, lat: np.ndarray) -> None:
+        """Take in pixels with corners ``lon``, ``lat`` (n, 4) in degrees; those with NaN are passed over."""
+        good = np.isfinite(lon).all(axis=1) & np.isfinite(lat).all(axis=1)
+        lon, lat = lon[good].astype(np.float64), lat[good].astype(np.float64)
+        if not len(lon):
+            return
+        self.pixels += len(lon)
+        self.south, self.north = min(self.south, float(lat.min())), max(self.north, float(lat.max()))
+        turn = (np.roll(lon, -1, axis=1) - lon + 180.0) % 360.0 - 180.0
+        polar = np.abs(turn.sum(axis=1)) > 180.0
+        if polar.any():
+            self.covered[:] = True
+            top = lat[polar].mean(axis=1) > 0
+            self.north = 90.0 if top.any() else self.north
+            self.south = -90.0 if (~top).any() else self.south
+        along = np.concatenate([np.zeros((len(lon), 1)), np.cumsum(turn[:, :3], axis=1)], axis=1)
+        west = (lon[:, 0] + along.min(axis=1)) % 360.0
+        east = west + np.ptp(along, axis=1)
+        first = west.astype(np.int64) % 360
+        last = np.maximum(np.ceil(east).astype(np.int64) - 1, first)
+        np.minimum.at(self.west, first, west)
+        np.maximum.at(self.east, last % 360, east - 360.0 * (last // 360))
+        steps = np.zeros(721, np.int64)
+        np.add.at(steps, first, 1)
+        np.add.at(steps, np.minimum(last + 1, 720), -1)
+        reach = np.cumsum(steps[:720]) > 0
+        self.covered |= reach[:360] | reach[360:]
+
+    def merge(self, other: Extent) -> None:
+        self.south, self.north = min(self.south, other.south), max(self.north, other.north)
+        self.pixels += other.pixels
+        self.west, self.east = np.minimum(self.west, other.west), np.maximum(self.east, other.east)
+        self.covered |= other.covered
+
+    def bbox(self) -> tuple[float, float, float, float]:
+        """West, south, east, north; east > 180 where the range crosses the dateline; -180 to 180 if it is all round."""
+        if self.covered.all():
+            return -180.0, self.south, 180.0, self.north
+        free = np.flatnonzero(~self.covered)
+        runs = np.split(free, np.flatnonzero(np.diff(free) > 1) + 1)
+        if len(runs) > 1 and runs[0][0] == 0 and runs[-1][-1] == 359:
+            runs[0] = np.concatenate([runs.pop(), runs[0] + 360])
+        gap = max(runs, key=len)
+        begin, end = (int(gap[-1]) + 1) % 360, (int(gap[0]) - 1) % 360
+        west = float(self.west[begin])
+        east = float(self.east[end])
+        west = west - 360.0 if west >= 180.0 else west
+        while east <= west:
+            east += 360.0
+        return west, self.south, east, self.north
+
+
+def nice_size(size: float) -> float:
+    """Smallest of 1, 2, 2.5, 5 times a power of ten that is not below ``size``."""
+    power = 10.0 ** math.floor(math.log10(size))
+    return next(n * power for n in _NICE if n * power >= size * (1 - 1e-9))
+
+
+def _check_bbox(bbox: Sequence[float]) -> tuple[float, float, float, float]:
+    if len(bbox) != 4 or not all(math.isfinite(v) for v in bbox):
+        raise UsageError(f"--bbox {bbox} is not four numbers", "give west south east north in degrees")
+    west, south, east, north = (float(v) for v in bbox)
+    if not (-90 <= south < north <= 90 and -360 <= west <= 360 and -360 <= east <= 540):
+        raise UsageError(
+            f"--bbox {west:g} {south:g} {east:g} {north:g} is no area on Earth",
+            "give west south east north in degrees, south < north; west > east or east > 180 crosses the dateline",
+        )
+    if east <= west:
+        east += 360.0
+    if not west < east <= west + 360.0:
+        raise UsageError(f"--bbox spans {east - west:g} degrees of longitude", "360 is all there is")
+    return west, south, east, north
+
+
+def _snap(low: float, high: float, step: float) -> tuple[int, int]:
+    """Numbers of the multiples of ``step`` just outside low and high (1e-6 of a step is rounding)."""
+    return math.floor(low / step + 1e-6), math.ceil(high / step - 1e-6)
+
+
+def _multiple(number: int, step: float) -> float:
+    """``number * step``, to the last bit where ``1 / step`` is whole: 3 * 0.05 is 0.15."""
+    per_unit = round(1 / step)
+    return number / per_unit if per_unit and abs(per_unit * step - 1) < 1e-12 else number * step
+
+
+def fit_geobox(
+    extent: tuple[float, float, float, float],
+    pixel_size_m: tuple[float, float],
+    resolution: float | None = None,
+    crs: object = None,
+) -> GeoBox:
+    """North-up grid that holds a range of longitude and latitude; see :func:`geosr.swath.default_geobox`."""
+    try:
+        target = CRS("EPSG:4326" if crs is None else crs)
+    except Exception as error:  # odc and pyproj raise many kinds for a bad CRS
+        raise InputError(f"CRS {crs!r} is not known ({error})", "give an EPSG code, a PROJ string or WKT") from error
+    metres = METRES_PER_DEGREE if target.geographic else target.proj.axis_info[0].unit_conversion_factor
+    if resolution is None:
+        resolution = nice_size(math.sqrt(pixel_size_m[0] * pixel_size_m[1]) / metres)
+    if not (math.isfinite(resolution) and resolution > 0):
+        raise UsageError(f"--resolution {resolution} is not a cell size", "give a positive number in units of the CRS")
+    west, south, east, north = extent
+    if target.geographic:
+        x0, x1 = _snap(west, east, resolution)
+        # all round, to the nearest whole number of columns, is enough
+        x1 = min(x1, x0 + round(360.0 / resolution + 1e-6))
+        y0, y1 = _snap(south, north, resolution)
+        pole = round(90.0 / resolution)  # the outermost centre stays on Earth
+        y0, y1 = max(y0, -pole), min(y1, pole)
+    else:
+        left, bottom, right, top = _project(target, extent)
+        (x0, x1), (y0, y1) = _snap(left, right, resolution), _snap(bottom, top, resolution)
+    nx, ny = max(x1 - x0, 1), max(y1 - y0, 1)
+    if nx * ny > MAX_CELLS:
+        raise RefusedError(
+            f"a grid of {ny} x {nx} cells of {resolution:g} has {nx * ny / 1e6:,.0f} million cells, more than the "
+            f"{MAX_CELLS / 1e6:,.0f} million allowed",
+            "give a smaller --bbox or a coarser --resolution",
+        )
+    affine = Affine(resolution, 0.0, _multiple(x0, resolution), 0.0, -resolution, _multiple(y0 + ny, resolution))
+    return GeoBox((ny, nx), affine, target)
+
+
+def _project(crs: CRS, extent: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
+    """Bounds in ``crs`` of a range in degrees, from a lattice of points (a pole may lie inside)."""
+    from pyproj import Transformer
+
+    west, south, east, north = extent
+    lon, lat = np.meshgrid(np.linspace(west, east, 65), np.linspace(south, north, 65))
+    lon = (lon + 180.0) % 360.0 - 180.0
+    x, y = Transformer.from_crs(4326, crs.proj, always_xy=True).transform(lon, lat)
+    good = np.isfinite(x) & np.isfinite(y)
+    if not good.any():
+        raise UsageError(f"the pixels or --bbox lie outside the domain of {crs}", "choose another --crs or --bbox")
+    return float(x[good].min()), float(y[good].min()), float(x[good].max()), float(y[good].max())

@@ -1,0 +1,214 @@
+"""geosr.downscale: the contracts, for each method and for numpy, dask and dask in odd chunks alike."""
+
+import numpy as np
+import pytest
+import xarray as xr
+from affine import Affine
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from odc.geo.geobox import GeoBox
+
+import geosr
+from geosr.conserve import conservation_error, spread
+from geosr.downscale import make_predictor
+from geosr.errors import InputError, ModelError, UsageError
+from geosr.grid import cell_areas, geobox_of, refine
+from strategies import field, geoboxes, smooth_field, values
+
+METHODS = ["bicubic", "srcnn"]
+SRCNN_SCALES = (2, 4)
+BOX = GeoBox((45, 61), Affine(0.1, 0, 3, 0, -0.1, 50), "EPSG:4326")
+
+
+def numbers(result) -> np.ndarray:
+    return np.asarray(result.values)
+
+
+@pytest.fixture(scope="module")
+def coarse() -> xr.DataArray:
+    data = smooth_field(BOX.shape, seed=3)
+    data[20:23, 30] = np.nan
+    return field(BOX, data, units="1e15 molec cm-2", long_name="tropospheric NO2 column")
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("scale", SRCNN_SCALES)
+def test_contracts_on_a_plain_field(coarse, method, scale):
+    fine = coarse.geosr.downscale(scale, method=method)
+    box = geobox_of(fine)
+    assert box.boundingbox.bbox == BOX.boundingbox.bbox
+    assert box.shape == refine(BOX, scale).shape
+    assert np.array_equal(np.isnan(numbers(fine)), spread(np.isnan(numbers(coarse)), scale))
+    largest = np.nanmax(np.abs(numbers(coarse)))
+    assert conservation_error(numbers(fine), numbers(coarse), cell_areas(box), scale) <= 1e-6 * largest
+    assert fine.attrs["units"] == "1e15 molec cm-2"
+    assert fine.dtype == np.float32
+    assert (numbers(coarse)[np.isfinite(numbers(coarse))] < 0).any(), "the test field must have negative columns"
+    assert np.nanmin(numbers(fine)) < 0
+
+
+@given(st.data(), geoboxes(max_side=14), st.sampled_from(METHODS), st.sampled_from(SRCNN_SCALES))
+@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+def test_contracts_on_any_grid(data, box, method, scale):
+    da = field(box, data.draw(values(box.shape)))
+    fine = geosr.downscale(da, scale, method=method)
+    found = geobox_of(fine)
+    assert found.shape == refine(box, scale).shape
+    assert found.affine * (0, 0) == box.affine * (0, 0)
+    assert found.crs == box.crs
+    assert np.array_equal(np.isnan(numbers(fine)), spread(np.isnan(numbers(da)), scale))
+    largest = np.nanmax(np.abs(numbers(da)), initial=1e-9)
+    assert conservation_error(numbers(fine), numbers(da), cell_areas(found), scale) <= 1e-6 * largest
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("shape", [(45, 61), (33, 65), (1, 40), (40, 1), (5, 3), (32, 97)])
+def test_tiles_do_not_show(method, shape):
+    box = GeoBox(shape, BOX.affine, BOX.crs)
+    data = smooth_field(shape, seed=1)
+    data[data > np.quantile(data, 0.97)] = np.nan
+    da = field(box, data)
+    whole = numbers(geosr.downscale(da, 4, method=method, tile=4096))
+    for tile in (64, 96, 160):
+        tiled = numbers(geosr.downscale(da, 4, method=method, tile=tile))
+        assert np.nanmax(np.abs(tiled - whole)) <= 1e-6 * np.nanmax(data) - 1e-6 * np.nanmin(data)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("scale", SRCNN_SCALES)
+def test_one_missing_cell_is_felt_no_farther_than_the_receptive_radius(method, scale):
+    data = smooth_field((50, 50), seed=5)
+    whole = numbers(geosr.downscale(field(BOX_50, data), scale, method=method))
+    data[24, 27] = np.nan
+    holed = numbers(geosr.downscale(field(BOX_50, data), scale, method=method))
+    reach = make_predictor(method, scale, None, "auto", None).reach
+    rows, cols = np.nonzero(whole != holed)
+    assert np.isnan(holed).sum() == scale**2
+    distance = np.maximum(np.abs(rows // scale - 24), np.abs(cols // scale - 27))
+    assert 0 < distance.max() <= reach
+
+
+BOX_50 = GeoBox((50, 50), Affine(5000, 0, 3e5, 0, -5000, 5e6), "EPSG:32632")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_lazy_in_lazy_out_same_numbers(coarse, method):
+    want = numbers(coarse.geosr.downscale(4, method=method))
+    for chunks in ({"latitude": 10, "longitude": 7}, {"latitude": 1}, -1):
+        lazy = coarse.chunk(chunks).geosr.downscale(4, method=method)
+        assert lazy.chunks is not None
+        assert np.array_equal(numbers(lazy.compute()), want, equal_nan=True)
+    assert coarse.geosr.downscale(4, method=method).chunks is None
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_float64_conserves_to_1e12(coarse, method):
+    fine = coarse.astype(np.float64).geosr.downscale(4, method=method)
+    assert fine.dtype == np.float64
+    error = conservation_error(numbers(fine), numbers(coarse).astype(np.float64), cell_areas(geobox_of(fine)), 4)
+    assert error <= 1e-12 * np.nanmax(np.abs(numbers(coarse)))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_infinity_and_declared_nodata_are_missing(coarse, method):
+    data = numbers(coarse).copy()
+    odd = data.copy()
+    odd[4, 4], odd[30, 30], odd[40, 9] = np.inf, -np.inf, -9999
+    data[[4, 30, 40], [4, 30, 9]] = np.nan
+    got = field(BOX, odd, _FillValue=-9999.0).geosr.downscale(2, method=method)
+    assert np.array_equal(numbers(got), numbers(field(BOX, data).geosr.downscale(2, method=method)), equal_nan=True)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("value", [0.0, -3.5, 4e15, 1e-5])
+def test_a_constant_field_stays_constant(method, value):
+    fine = geosr.downscale(field(BOX, np.full(BOX.shape, value, np.float32)), 4, method=method)
+    assert numbers(fine) == pytest.approx(np.float32(value), rel=1e-6)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_all_missing_stays_missing(method):
+    assert np.isnan(geosr.downscale(field(BOX, np.full(BOX.shape, np.nan, np.float32)), 4, method=method)).all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_orientation_and_dimension_order_are_kept(coarse, method):
+    plain = coarse.geosr.downscale(2, method=method)
+    turned = coarse.transpose("longitude", "latitude").geosr.downscale(2, method=method)
+    assert turned.dims == ("longitude", "latitude")
+    assert np.array_equal(numbers(turned).T, numbers(plain), equal_nan=True)
+
+
+def test_flipped_twin_gives_the_flipped_result(coarse):
+    plain = coarse.geosr.downscale(2, method="bicubic")
+    flipped = coarse.isel(latitude=slice(None, None, -1)).geosr.downscale(2, method="bicubic")
+    assert flipped.latitude.values[0] < flipped.latitude.values[-1]
+    np.testing.assert_allclose(numbers(flipped)[::-1], numbers(plain), atol=2e-6, equal_nan=True)
+
+
+def test_time_steps_are_independent(coarse):
+    cube = xr.concat([coarse, coarse * 2], dim="time", coords="minimal").assign_coords(time=[0, 1])
+    cube.attrs = coarse.attrs
+    fine = cube.geosr.downscale(2, method="srcnn")
+    assert fine.dims == ("time", "latitude", "longitude")
+    for step in (0, 1):
+        alone = cube.isel(time=step).geosr.downscale(2, method="srcnn")
+        assert np.array_equal(numbers(fine[step]), numbers(alone), equal_nan=True)
+
+
+def test_phase_shift_is_below_a_hundredth_of_a_cell():
+    """By cross-correlation with sub-pixel registration (scikit-image) against the exact field."""
+    from skimage.registration import phase_cross_correlation
+
+    scale = 4
+    y, x = (np.mgrid[: 64 * scale, : 64 * scale] + 0.5) / scale
+
+    def blobs(y, x):
+        return sum(np.exp(-((y - a) ** 2 + (x - b) ** 2) / 12) for a, b in ((20.3, 31.1), (40.7, 18.2), (45.1, 47.9)))
+
+    truth = blobs(y, x)
+    box = GeoBox((64, 64), BOX_50.affine, BOX_50.crs)
+    coarse = truth.reshape(64, scale, 64, scale).mean(axis=(1, 3)).astype(np.float32)
+    for method in METHODS:
+        fine = numbers(geosr.downscale(field(box, coarse), scale, method=method))
+        shift, *_ = phase_cross_correlation(truth, fine, upsample_factor=1000)
+        assert np.abs(shift).max() / scale < 0.01
+
+
+@pytest.mark.parametrize("scale", range(2, 9))
+def test_bicubic_takes_any_scale(coarse, scale):
+    fine = coarse.geosr.downscale(scale, method="bicubic")
+    assert fine.shape == (45 * scale, 61 * scale)
+    assert geobox_of(fine).boundingbox.bbox == pytest.approx(BOX.boundingbox.bbox, rel=1e-15)
+
+
+def test_a_dataset_brings_its_companions(coarse):
+    name = "no2"
+    main = coarse.assign_attrs(ancillary_variables="no2_precision no2_count")
+    count = field(BOX, np.arange(coarse.size, dtype=np.float32).reshape(BOX.shape)).rename("no2_count")
+    ds = xr.Dataset({name: main, "no2_precision": (coarse * 0.1).rename("no2_precision"), "no2_count": count})
+    fine = ds.geosr.downscale(2)
+    assert fine[name].attrs["ancillary_variables"] == "no2_precision no2_count"
+    assert np.array_equal(fine["no2_count"].values, spread(count.values, 2))
+    assert float(fine["conservation_error"]) <= 1e-6
+    assert np.array_equal(fine[name].values, coarse.geosr.downscale(2).values, equal_nan=True)
+
+
+def test_without_conservation_the_error_is_shown(coarse):
+    ds = xr.Dataset({"no2": coarse})
+    assert float(geosr.downscale(ds, 4, method="bicubic", conserve=False)["conservation_error"]) > 1e-3
+
+
+def test_errors_name_the_way_out(coarse):
+    with pytest.raises(ModelError, match="--method bicubic"):
+        coarse.geosr.downscale(7)
+    with pytest.raises(UsageError, match="--tile"):
+        coarse.geosr.downscale(4, tile=8)
+    with pytest.raises(UsageError, match="takes no model"):
+        coarse.geosr.downscale(4, method="bicubic", model="x")
+    with pytest.raises(UsageError, match="not known"):
+        coarse.geosr.downscale(4, method="magic")
+    with pytest.raises(UsageError, match="time"):
+        geosr.downscale(coarse, 4, time="2020-01-01")
+    with pytest.raises(InputError, match="horizontal dimensions"):
+        geosr.downscale(xr.DataArray(np.zeros(5), dims="station"), 2)
