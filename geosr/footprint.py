@@ -19,7 +19,7 @@ from geosr.errors import InputError, RefusedError, UsageError
 from geosr.grid import AUTHALIC_RADIUS
 
 METRES_PER_DEGREE = AUTHALIC_RADIUS * math.pi / 180
-# Cells of a grid that swaths are gridded to: accumulators take 28 bytes each (trust.md, caps before allocation).
+# Cells of a grid that swaths are gridded to: accumulators take 32 bytes each (trust.md, caps before allocation).
 MAX_CELLS = 400_000_000
 _NICE = (1.0, 2.0, 2.5, 5.0, 10.0)
 
@@ -89,13 +89,35 @@ def corners_from_centres(
     pad[1:-1, 1:-1] = points
     pad = _extrapolate(_extrapolate(pad))  # the second round reaches the diagonal neighbours
     mean = pad[:-1, :-1] + pad[:-1, 1:] + pad[1:, 1:] + pad[1:, :-1]
-    clon, clat = lonlat(mean)
-    grow = tuple((s - n) // 2 for s, n in zip(points.shape[:2], (ny, nx), strict=True))
-    window = tuple(slice(g, g + n + 1) for g, n in zip(grow, (ny, nx), strict=True))
-    clon, clat = ring(clon[window]), ring(clat[window])
+    corners = np.stack([mean[:-1, :-1], mean[:-1, 1:], mean[1:, 1:], mean[1:, :-1]], axis=2)
+    _fill_lonely(corners, points)
+    inner = tuple(slice((s - n) // 2, (s + n) // 2) for s, n in zip(points.shape[:2], (ny, nx), strict=True))
+    clon, clat = lonlat(corners[inner])
     missing = ~(np.isfinite(lon) & np.isfinite(lat))
     clon[missing], clat[missing] = np.nan, np.nan
     return clon, clat
+
+
+def _fill_lonely(corners: np.ndarray, points: np.ndarray) -> None:
+    """Give pixels with too few neighbours the pixel vectors of the nearest place (in pixels) that has them."""
+    from scipy.ndimage import distance_transform_edt
+
+    lonely = np.isfinite(points[..., 0]) & ~np.isfinite(corners).all(axis=(2, 3))
+    if not lonely.any():
+        return
+    half = []
+    for axis in (0, 1):
+        step = np.diff(points, axis=axis, append=np.take(points, [-1], axis=axis) * np.nan)
+        known = np.isfinite(step[..., 0])
+        if not known.any():
+            return
+        nearest = distance_transform_edt(~known, return_distances=False, return_indices=True)
+        half.append(step[nearest[0][lonely], nearest[1][lonely]] / 2)
+    row, col = half
+    centre = points[lonely]
+    corners[lonely] = np.stack(
+        [centre - row - col, centre - row + col, centre + row + col, centre + row - col], 1
+    )
 
 
 def _widen(points: np.ndarray, width: float) -> np.ndarray:
@@ -107,17 +129,14 @@ def _widen(points: np.ndarray, width: float) -> np.ndarray:
         if along is None or not np.isfinite(along).any():
             up = np.array([0.0, 0.0, 1.0])
             along = np.cross(np.cross(points, np.broadcast_to(up, points.shape)), points)
-            if axis == 0 and points.shape[1] == 1:  # a single pixel: this axis is along track, the other across
+            if (
+                axis == 0 and points.shape[1] == 1
+            ):  # a single pixel: this axis is along track, the other across
                 along = np.cross(points, along)
         side = np.cross(along, points)
         side = side / np.linalg.norm(side, axis=-1, keepdims=True) * width
         points = np.concatenate([points - side, points, points + side], axis=axis)
     return points
-
-
-def ring(nodes: np.ndarray) -> np.ndarray:
-    """(ny + 1, nx + 1) nodes to the four corners of each pixel, (ny, nx, 4), around the pixel."""
-    return np.stack([nodes[:-1, :-1], nodes[:-1, 1:], nodes[1:, 1:], nodes[1:, :-1]], axis=-1)
 
 
 @dataclass
@@ -152,6 +171,7 @@ class Extent:
             self.south = -90.0 if (~top).any() else self.south
         along = np.concatenate([np.zeros((len(lon), 1)), np.cumsum(turn[:, :3], axis=1)], axis=1)
         west = (lon[:, 0] + along.min(axis=1)) % 360.0
+        west[west >= 360.0] = 0.0  # -1e-14 % 360 rounds up
         east = west + np.ptp(along, axis=1)
         first = west.astype(np.int64) % 360
         last = np.maximum(np.ceil(east).astype(np.int64) - 1, first)
@@ -182,9 +202,7 @@ class Extent:
         west = float(self.west[begin])
         east = float(self.east[end])
         west = west - 360.0 if west >= 180.0 else west
-        while east <= west:
-            east += 360.0
-        return west, self.south, east, self.north
+        return west, self.south, west + ((east - west) % 360.0 or 360.0), self.north
 
 
 def nice_size(size: float) -> float:
@@ -230,12 +248,16 @@ def fit_geobox(
     try:
         target = CRS("EPSG:4326" if crs is None else crs)
     except Exception as error:  # odc and pyproj raise many kinds for a bad CRS
-        raise InputError(f"CRS {crs!r} is not known ({error})", "give an EPSG code, a PROJ string or WKT") from error
+        raise InputError(
+            f"CRS {crs!r} is not known ({error})", "give an EPSG code, a PROJ string or WKT"
+        ) from error
     metres = METRES_PER_DEGREE if target.geographic else target.proj.axis_info[0].unit_conversion_factor
     if resolution is None:
         resolution = nice_size(math.sqrt(pixel_size_m[0] * pixel_size_m[1]) / metres)
     if not (math.isfinite(resolution) and resolution > 0):
-        raise UsageError(f"--resolution {resolution} is not a cell size", "give a positive number in units of the CRS")
+        raise UsageError(
+            f"--resolution {resolution} is not a cell size", "give a positive number in units of the CRS"
+        )
     west, south, east, north = extent
     if target.geographic:
         x0, x1 = _snap(west, east, resolution)
@@ -254,7 +276,9 @@ def fit_geobox(
             f"{MAX_CELLS / 1e6:,.0f} million allowed",
             "give a smaller --bbox or a coarser --resolution",
         )
-    affine = Affine(resolution, 0.0, _multiple(x0, resolution), 0.0, -resolution, _multiple(y0 + ny, resolution))
+    affine = Affine(
+        resolution, 0.0, _multiple(x0, resolution), 0.0, -resolution, _multiple(y0 + ny, resolution)
+    )
     return GeoBox((ny, nx), affine, target)
 
 
@@ -268,5 +292,7 @@ def _project(crs: CRS, extent: tuple[float, float, float, float]) -> tuple[float
     x, y = Transformer.from_crs(4326, crs.proj, always_xy=True).transform(lon, lat)
     good = np.isfinite(x) & np.isfinite(y)
     if not good.any():
-        raise UsageError(f"the pixels or --bbox lie outside the domain of {crs}", "choose another --crs or --bbox")
+        raise UsageError(
+            f"the pixels or --bbox lie outside the domain of {crs}", "choose another --crs or --bbox"
+        )
     return float(x[good].min()), float(y[good].min()), float(x[good].max()), float(y[good].max())
