@@ -30,7 +30,14 @@ class GeosrDataArrayAccessor:
         from geosr.downscale import downscale
 
         return downscale(
-            self._data, scale, method=method, model=model, conserve=conserve, tile=tile, engine=engine, crs=crs
+            self._data,
+            scale,
+            method=method,
+            model=model,
+            conserve=conserve,
+            tile=tile,
+            engine=engine,
+            crs=crs,
         )
 
     @property

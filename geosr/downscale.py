@@ -88,7 +88,8 @@ class Predictor:
             return bicubic(channel, self.scale)
         from geosr.models import load_model
 
-        return load_model(self.model).predict(channel, engine=self.engine)
+        # Networks work in float32; what float64 asks for beyond that, conservation restores.
+        return load_model(self.model).predict(channel, engine=self.engine).astype(channel.dtype, copy=False)
 
 
 @dataclass(frozen=True)
@@ -236,7 +237,9 @@ def _read(
 def _no_read_options(options: dict[str, Any], **more: Any) -> None:
     given = [name for name, value in {**options, **more}.items() if value is not None]
     if given:
-        raise UsageError(f"{', '.join(given)}: options of reading, but the data is in memory", "select with xarray first")
+        raise UsageError(
+            f"{', '.join(given)}: options of reading, but the data is in memory", "select with xarray first"
+        )
 
 
 def as_field(data: xr.DataArray) -> xr.DataArray:
@@ -283,9 +286,7 @@ def relative_error(fine: Any, cells: Any, conserver: Conserver) -> Any:
     """0-d dask array: largest ``|mean of the fine cells - coarse|`` over the largest ``|coarse|``."""
     import dask.array as da
 
-    check = tiling.map_pairs(
-        fine, cells, ConservationCheck(conserver), dtype=np.dtype(np.float64), tile_shape=(1, 2)
-    )
+    check = tiling.map_pairs(fine, cells, ConservationCheck(conserver), dtype=np.dtype(np.float64), tile_shape=(1, 2))
     error, largest = check[..., 0::2].max(), check[..., 1::2].max()
     return da.where(largest > 0, error / da.maximum(largest, np.finfo(np.float64).tiny), 0.0)
 

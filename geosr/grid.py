@@ -114,7 +114,9 @@ def axis_step(coord: xr.DataArray, label: str) -> tuple[float, float]:
             "resample it to a regular grid first (e.g. xarray.DataArray.interp or gdalwarp)",
         )
     if _is_latitude(coord) and np.abs(values).max() > 90 + 1e-6:
-        raise InputError(f"latitude {np.abs(values).max():g} is beyond the pole", "check the coordinate's order and units")
+        raise InputError(
+            f"latitude {np.abs(values).max():g} is beyond the pole", "check the coordinate's order and units"
+        )
     return float(values[0] - step / 2), float(step)
 
 
@@ -128,7 +130,9 @@ def _is_latitude(coord: xr.DataArray) -> bool:
 
 def _degrees(coord: xr.DataArray, way: str) -> bool:
     units = str(coord.attrs.get("units", "")).lower().replace("degrees", "degree")
-    return units == f"degree_{way}" or coord.attrs.get("standard_name") == {"east": "longitude", "north": "latitude"}[way]
+    return (
+        units == f"degree_{way}" or coord.attrs.get("standard_name") == {"east": "longitude", "north": "latitude"}[way]
+    )
 
 
 def crs_of(data: xr.DataArray, declared: object = None) -> object:
@@ -175,10 +179,14 @@ def geobox_of(data: xr.DataArray, crs: object = None) -> GeoBox:
     affine = stored if stored is not None and _agrees(stored, data, y, x) else None
     if affine is None:
         if y not in data.coords or x not in data.coords:
-            raise InputError("no geotransform and no coordinates", "georeference the raster first (gdal_translate -a_ullr)")
+            raise InputError(
+                "no geotransform and no coordinates", "georeference the raster first (gdal_translate -a_ullr)"
+            )
         for name, n in ((y, shape[0]), (x, shape[1])):
             if n < 2:
-                raise InputError(f"one cell along {name!r} does not tell the cell size", "at least 2 x 2 cells are needed")
+                raise InputError(
+                    f"one cell along {name!r} does not tell the cell size", "at least 2 x 2 cells are needed"
+                )
         top, dy = axis_step(data.coords[y], "y")
         left, dx = axis_step(data.coords[x], "x")
         affine = Affine(dx, 0.0, left, 0.0, dy, top)

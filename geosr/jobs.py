@@ -6,10 +6,9 @@ tile by tile. The result is a :class:`Report`, for people and as JSON.
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,7 +71,8 @@ class Report:
         ny, nx = self.shape
         planes = f" x {self.planes}" if self.planes > 1 else ""
         unit = "degrees" if "4326" in self.crs else "units"
-        text = f"{self.output}: {ny} x {nx}{planes} cells of {self.cell_size[0]:g} x {self.cell_size[1]:g} {unit}, {self.crs}"
+        size = f"{self.cell_size[0]:g} x {self.cell_size[1]:g} {unit}"
+        text = f"{self.output}: {ny} x {nx}{planes} cells of {size}, {self.crs}"
         if self.dry_run:
             return f"would write {text}"
         if self.valid_share is not None:
@@ -170,7 +170,16 @@ def _downscale_one(
     method = options.get("method", "srcnn")
     model = _model(method, options.get("model"), scale)
     report = _blank(
-        ds, main, box, sources, target, scale=scale, method=method, dry_run=dry_run, **model, tiles=main.data.npartitions
+        ds,
+        main,
+        box,
+        sources,
+        target,
+        scale=scale,
+        method=method,
+        dry_run=dry_run,
+        **model,
+        tiles=main.data.npartitions,
     )
     if dry_run:
         return report
@@ -256,9 +265,44 @@ def _provenance(sources: list[Path], options: Mapping[str, Any], **more: Any) ->
     )
 
 
-@contextlib.contextmanager
-def _scheduler(workers: int | None) -> Iterator[None]:
+def _write(
+    ds: xr.Dataset,
+    report: Report,
+    provenance: Provenance,
+    started: float,
+    overwrite: bool,
+    creation_options: Mapping[str, str] | None,
+    workers: int | None,
+    progress: Progress | None,
+) -> Report:
+    """Compute and write ``ds``; the completed report."""
     import dask
 
-    with dask.config.set(scheduler="threads", **({"num_workers": workers} if workers else {})):
-        yield
+    from geosr.writing import write
+
+    cells = report.shape[0] * report.shape[1] * report.planes
+    config: dict[str, Any] = {"scheduler": "threads"}
+    if workers:
+        config["num_workers"] = workers
+    with dask.config.set(config):
+        done = write(
+            ds,
+            report.output,
+            main=report.variable,
+            provenance=provenance,
+            overwrite=overwrite,
+            creation_options=dict(creation_options or {}),
+            progress=None if progress is None else lambda now: progress(now, cells),
+        )
+    seconds = time.perf_counter() - started
+    found = done.statistics
+    return replace(
+        report,
+        conservation_error=done.provenance.conservation_error,
+        valid_share=found.valid / found.count,
+        minimum=found.minimum,
+        maximum=found.maximum,
+        seconds=round(seconds, 3),
+        megapixels_per_second=round(cells / 1e6 / seconds, 3),
+        also_written=[fspath(p) for p in done.files if fspath(p) != report.output],
+    )

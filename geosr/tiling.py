@@ -69,7 +69,7 @@ def plan_tiles(shape: tuple[int, int], *, tile: int, halo: int, scale: int) -> T
     side = tile // scale
     if side < max(halo, 1):
         raise UsageError(
-            f"tile {tile} is too small: at scale {scale} it is {side} coarse cells, with {halo} of overlap on each side",
+            f"tile {tile} is too small: {side} coarse cells at scale {scale}, with {halo} of overlap on each side",
             f"use --tile {max(halo, 1) * scale} or more",
         )
     return TilePlan(shape, _cut(shape[0], side, halo), _cut(shape[1], side, halo), halo, scale)
@@ -147,7 +147,7 @@ def _run_kernel(block: np.ndarray, kernel: Kernel, plan: TilePlan, block_info: A
 
 
 def map_cells(data: Any, kernel: Kernel, plan: TilePlan) -> Any:
-    """``kernel``, from (…, h, w) to (…, h * scale, w * scale), on every tile of ``data`` where it needs no neighbours."""
+    """``kernel``, (…, h, w) to (…, h * scale, w * scale), on every tile of ``data``; it sees no neighbours."""
     import dask.array as da
 
     meta = np.empty((0,) * data.ndim, dtype=data.dtype)
@@ -173,7 +173,10 @@ def map_pairs(
 
     chunks = fine.chunks
     if tile_shape is not None:
-        chunks = (*chunks[:-2], *((n,) * len(sizes) for n, sizes in zip(tile_shape, chunks[-2:], strict=True)))
+        chunks = (
+            *chunks[:-2],
+            *((n,) * len(sizes) for n, sizes in zip(tile_shape, chunks[-2:], strict=True)),
+        )
     meta = np.empty((0,) * fine.ndim, dtype=dtype)
     return da.map_blocks(_run_pair_kernel, fine, coarse, dtype=dtype, chunks=chunks, meta=meta, kernel=kernel)
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import rasterio
 import xarray as xr
 from affine import Affine
 from hypothesis import strategies as st
@@ -56,3 +59,22 @@ def smooth_field(shape, seed=0, dtype=np.float32) -> np.ndarray:
         cy, cx = rng.uniform(0, shape[0]), rng.uniform(0, shape[1])
         total += rng.lognormal(0, 1) * np.exp(-((y - cy) ** 2 + (x - cx) ** 2) / (2 * rng.uniform(1, 6) ** 2))
     return total.astype(dtype)
+
+
+def write_tif(path: Path, data: np.ndarray, **profile) -> Path:
+    """A plain GeoTIFF with one band per plane of ``data``."""
+    planes = data[None] if data.ndim == 2 else data
+    options = {
+        "driver": "GTiff",
+        "height": planes.shape[1],
+        "width": planes.shape[2],
+        "count": len(planes),
+        "dtype": planes.dtype,
+        "crs": "EPSG:4326",
+        "transform": Affine(0.05, 0, 8, 0, -0.05, 46),
+        "nodata": np.nan,
+        **profile,
+    }
+    with rasterio.open(path, "w", **options) as dst:
+        dst.write(planes)
+    return path

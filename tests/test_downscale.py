@@ -171,7 +171,7 @@ def test_phase_shift_is_below_a_hundredth_of_a_cell():
     coarse = truth.reshape(64, scale, 64, scale).mean(axis=(1, 3)).astype(np.float32)
     for method in METHODS:
         fine = numbers(geosr.downscale(field(box, coarse), scale, method=method))
-        shift, *_ = phase_cross_correlation(truth, fine, upsample_factor=1000)
+        shift, *_ = phase_cross_correlation(truth, fine, upsample_factor=1000, normalization=None)
         assert np.abs(shift).max() / scale < 0.01
 
 

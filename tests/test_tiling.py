@@ -26,7 +26,12 @@ def box_sum(halo, scale):
 
 
 @given(
-    st.integers(1, 40), st.integers(1, 40), st.integers(0, 4), st.integers(1, 4), st.integers(0, 30), st.integers(1, 50)
+    st.integers(1, 40),
+    st.integers(1, 40),
+    st.integers(0, 4),
+    st.integers(1, 4),
+    st.integers(0, 30),
+    st.integers(1, 50),
 )
 @settings(max_examples=60, deadline=None)
 def test_tiles_do_not_show(ny, nx, halo, scale, extra, chunk):

@@ -76,7 +76,12 @@ reading_options = _apply(
             show_default=True,
             help="Least qa_value of a swath pixel; 'none' where there is no qa_value.",
         ),
-        click.option("--resolution", type=float, metavar="CELL", help="Cell size of a gridded swath, in units of the CRS."),
+        click.option(
+            "--resolution",
+            type=float,
+            metavar="CELL",
+            help="Cell size of a gridded swath, in units of the CRS.",
+        ),
     ]
 )
 
@@ -84,7 +89,13 @@ reading_options = _apply(
 output_options = _apply(
     [
         click.option("--overwrite", is_flag=True, help="Replace an existing output."),
-        click.option("--co", "creation_options", type=KeyValue(), multiple=True, help="GDAL creation option of the COG."),
+        click.option(
+            "--co",
+            "creation_options",
+            type=KeyValue(),
+            multiple=True,
+            help="GDAL creation option of the COG.",
+        ),
         click.option("--workers", type=click.IntRange(1), metavar="N", help="Threads. Default: one per core."),
     ]
 )
@@ -143,12 +154,12 @@ class Reporter:
             yield
 
     @contextlib.contextmanager
-    def progress(self, label: str) -> Iterator[Callable[[int, int], None]]:
-        """A bar with rate and time left; yields ``update(pixels_done_now, pixels_in_all)``."""
+    def progress(self, label: str, unit: str = "px") -> Iterator[Callable[[int, int], None]]:
+        """A bar with rate and time left; yields ``update(done_now, in_all)``."""
         from tqdm import tqdm
 
         hidden = self.quiet or not sys.stderr.isatty()
-        with tqdm(desc=label, unit="px", unit_scale=True, disable=hidden, dynamic_ncols=True, leave=False) as bar:
+        with tqdm(desc=label, unit=unit, unit_scale=True, disable=hidden, dynamic_ncols=True, leave=False) as bar:
 
             def update(done: int, total: int) -> None:
                 bar.total = total

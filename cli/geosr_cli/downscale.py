@@ -11,16 +11,37 @@ from geosr_cli.common import Reporter, output_options, reading_options, report_o
 
 @click.command("downscale")
 @click.argument("inputs", metavar="IN...", nargs=-1, required=True, type=click.Path())
-@click.option("--scale", type=int, default=4, show_default=True, metavar="N", help="Fine cells per coarse cell and axis.")
-@click.option("-o", "--output", type=click.Path(), metavar="OUT", help="Output: .tif, .nc or .zarr, or a folder. [IN_x4.tif]")
 @click.option(
-    "--method", type=click.Choice(["srcnn", "bicubic"]), default="srcnn", show_default=True, help="How to refine."
+    "--scale",
+    type=int,
+    default=4,
+    show_default=True,
+    metavar="N",
+    help="Fine cells per coarse cell and axis.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(),
+    metavar="OUT",
+    help="Output: .tif, .nc or .zarr, or a folder. [IN_x4.tif]",
+)
+@click.option(
+    "--method",
+    type=click.Choice(["srcnn", "bicubic"]),
+    default="srcnn",
+    show_default=True,
+    help="How to refine.",
 )
 @click.option("--model", metavar="NAME|PATH", help="Model to use. Default: the shipped one for the scale.")
 @click.option("--no-conserve", "conserve", flag_value=False, default=True, help="Do not correct coarse-cell means.")
 @click.option("--tile", type=int, default=512, show_default=True, metavar="N", help="Side of a tile in fine cells.")
 @click.option(
-    "--engine", type=click.Choice(["auto", "onnx", "tensorflow"]), default="auto", show_default=True, help="Runs the model."
+    "--engine",
+    type=click.Choice(["auto", "onnx", "tensorflow"]),
+    default="auto",
+    show_default=True,
+    help="Runs the model.",
 )
 @reading_options
 @output_options
@@ -51,6 +72,11 @@ def command(
     reporter = Reporter(as_json=as_json, quiet=quiet, verbose=verbose)
     with reporter.listening(), reporter.progress("downscale") as progress:
         reports = downscale_files(
-            inputs, output, dry_run=dry_run, creation_options=dict(creation_options), progress=progress, **options
+            inputs,
+            output,
+            dry_run=dry_run,
+            creation_options=dict(creation_options),
+            progress=progress,
+            **options,
         )
     reporter.finish(reports)

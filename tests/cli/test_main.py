@@ -1,0 +1,86 @@
+"""The command as a whole: help, exit codes, signals, pipes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from affine import Affine
+
+from strategies import write_tif
+
+GEOSR = [sys.executable, "-m", "geosr_cli.main"]
+
+
+def test_help_lists_every_command(run):
+    got = run("--help")
+    assert got.code == 0
+    for name in ("downscale", "grid", "info", "evaluate", "train", "models", "simulate"):
+        assert name in got.out
+        one = run(name, "--help")
+        assert one.code == 0
+        assert len(one.out.splitlines()) > 5
+
+
+def test_unknown_command_and_option(run):
+    for args in (["dowscale"], ["downscale", "x.tif", "--sacle", "4"], ["downscale"]):
+        got = run(*args)
+        assert got.code == 2
+        assert len(got.errors) == 1
+
+
+def test_models_are_listed(run):
+    assert "x4" in run("models").out
+    cards = json.loads(run("models", "--json").out)
+    assert {card["scale"] for card in cards} >= {2, 4}
+
+
+def test_a_bug_is_one_line_and_exit_1(run, tif, monkeypatch):
+    import geosr.jobs
+
+    def broken(*args, **kwargs):
+        raise ZeroDivisionError("oops")
+
+    monkeypatch.setattr(geosr.jobs, "downscale_files", broken)
+    got = run("downscale", tif)
+    assert got.code == 1
+    assert "bug in geosr: ZeroDivisionError: oops" in got.errors[0]
+    assert "--debug" in got.errors[0]
+
+
+def test_control_characters_of_a_file_name_are_escaped(run, tmp_path):
+    got = run("info", tmp_path / "a\n\x1b[31mb.tif")
+    assert got.code == 3
+    assert "\x1b" not in got.err
+    assert len(got.err.splitlines()) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_leaves_nothing_behind(tmp_path, signum, code):
+    data = np.random.default_rng(0).random((3000, 3000), np.float32)
+    big = write_tif(tmp_path / "big.tif", data, crs="EPSG:3035", transform=Affine(100, 0, 4e6, 0, -100, 3e6))
+    process = subprocess.Popen(
+        [*GEOSR, "downscale", str(big), "--method", "bicubic"], stderr=subprocess.PIPE, text=True
+    )
+    while not list(tmp_path.glob(".*partial*")) and process.poll() is None:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    process.send_signal(signum)
+    err = process.communicate(timeout=30)[1]
+    assert process.returncode == code
+    assert "Traceback" not in err
+    assert [p.name for p in tmp_path.iterdir()] == ["big.tif"]
+
+
+def test_a_closed_pipe_is_quiet(tif):
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([*GEOSR, "info", str(tif), "--json"], stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert "Traceback" not in done.stderr
+    assert done.returncode in (0, 141)
