@@ -69,7 +69,8 @@ def corners_from_centres(
     -------
     lon, lat : (scanline, pixel, 4) in degrees, float64, in ring order. A corner is the mean, on the sphere, of
     the four centres around it, those beyond the swath's edge (or in a hole) continued linearly from the two
-    next to it. NaN where a pixel has too few neighbours for that.
+    next to it. A pixel with too few neighbours for that takes the size and direction of the nearest that have
+    them. NaN where there is no centre, or no two neighbours anywhere.
 
     Raises
     ------
@@ -211,7 +212,8 @@ def nice_size(size: float) -> float:
     return next(n * power for n in _NICE if n * power >= size * (1 - 1e-9))
 
 
-def _check_bbox(bbox: Sequence[float]) -> tuple[float, float, float, float]:
+def check_bbox(bbox: Sequence[float]) -> tuple[float, float, float, float]:
+    """West, south, east, north in degrees with east > west (by 360 where the dateline is crossed), or an error."""
     if len(bbox) != 4 or not all(math.isfinite(v) for v in bbox):
         raise UsageError(f"--bbox {bbox} is not four numbers", "give west south east north in degrees")
     west, south, east, north = (float(v) for v in bbox)

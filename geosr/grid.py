@@ -305,7 +305,11 @@ def with_geobox(data: xr.DataArray, box: GeoBox, like: xr.DataArray | None = Non
                 if box.crs is not None:
                     attrs["units"] = "m" if box.crs.units[0] in ("metre", "meter", "m") else str(box.crs.units[0])
             out = out.assign_coords({name: (name, edge + step * (np.arange(n) + 0.5), attrs)})
-    out = out.rio.set_spatial_dims(x_dim=x, y_dim=y)
+    # Written on an empty array and carried over: rioxarray copies the data at each step.
+    empty = xr.DataArray(0)
     if box.crs is not None:
-        out = out.rio.write_crs(box.crs.to_wkt(), grid_mapping_name="spatial_ref")
-    return out.rio.write_transform(a, grid_mapping_name="spatial_ref")
+        empty = empty.rio.write_crs(box.crs.to_wkt(), grid_mapping_name="spatial_ref")
+    empty = empty.rio.write_transform(a, grid_mapping_name="spatial_ref")
+    out = out.assign_coords(spatial_ref=empty.coords["spatial_ref"])
+    out.encoding["grid_mapping"] = "spatial_ref"
+    return out

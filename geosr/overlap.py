@@ -28,13 +28,16 @@ COUNT_SHARE = 1e-3
 # Below this share of the pixel an overlap is rounding of the running sum.
 _ROUNDING = 1e-12
 # Edges that span more longitude than this follow the great circle instead of the plane's straight line; for
-# smaller ones the two differ by less than 4e-5 rad * sin(lat) cos(lat), a thousandth of the edge.
-_STRAIGHT_DEG = 1.0
+# smaller ones the two differ by at most a quarter of the span in radians, as a share of the pixel: 0.2 %.
+_STRAIGHT_DEG = 0.5
 # Edges longer than this chord (20 degrees) are not pixels but broken corners.
 _MAX_CHORD2 = (2 * math.sin(math.radians(10.0))) ** 2
 _MIN_CHORD2 = 1e-14  # 0.6 m: the last piece beside a pole may turn as fast as it likes
 _MAX_DEPTH = 16
 _MAX_VERTICES = 4096
+
+# Cells of a row that `touched` answers for with one flag: about a page of memory.
+TILE = 128
 
 # What `accumulate` counts in `tally`.
 INVALID, DEGENERATE, REPAIRED, USED = range(4)
@@ -51,12 +54,12 @@ def _jit(function: Callable[..., Any]) -> Any:
 def _add_piece(xa, xb, dv, nx, cover):
     """Add an edge piece inside one row, from column xa to xb, rising by dv; returns the columns touched."""
     left, right = min(xa, xb), max(xa, xb)
-    if left >= nx:
-        return nx, -1
+    if left >= nx:  # not the grid's, but cells up to its rim may lie inside the polygon
+        return nx, nx
     if right <= 0.0:
         cover[0] += dv
         return 0, 0
-    first = nx
+    first, final = nx, -1
     if left < 0.0:  # what lies left of the grid still covers everything to its right
         part = dv * (-left / (right - left))
         cover[0] += part
@@ -66,13 +69,14 @@ def _add_piece(xa, xb, dv, nx, cover):
     if right > nx:
         dv *= (nx - left) / (right - left)
         right = float(nx)
+        final = nx
     j, last = int(left), min(int(right), nx - 1)
     first = min(first, j)
     if j == last:
         middle = 0.5 * (left + right) - j
         cover[j] += dv * (1.0 - middle)
         cover[j + 1] += dv * middle
-        return first, j + 1
+        return first, max(final, j + 1)
     slope = dv / (right - left)
     part = (j + 1 - left) * slope
     middle = 0.5 * (left - j + 1.0)
@@ -85,7 +89,7 @@ def _add_piece(xa, xb, dv, nx, cover):
     middle = 0.5 * (right - last)
     cover[last] += part * (1.0 - middle)
     cover[last + 1] += part * middle
-    return first, last + 1
+    return first, max(final, last + 1)
 
 
 @_jit
@@ -155,7 +159,9 @@ def _local_turns(q, order):
         for i in range(3):
             j, m = (i + 1) % 3, (i + 2) % 3
             up = q[0, i] + q[1, i] + q[2, i] + q[3, i]
-            turn += up * ((q[b, j] - q[a, j]) * (q[c, m] - q[b, m]) - (q[b, m] - q[a, m]) * (q[c, j] - q[b, j]))
+            turn += up * (
+                (q[b, j] - q[a, j]) * (q[c, m] - q[b, m]) - (q[b, m] - q[a, m]) * (q[c, j] - q[b, j])
+            )
         if turn > 0.0:
             left += 1
         elif turn < 0.0:
@@ -234,24 +240,22 @@ def _great_circle_ring(lon, lat, plon, plat, order):
 
 
 @_jit
-def accumulate(
-    x, y, value, sigma, weight, c, a, f, e, edges, nx, geographic, sum_w, sum_wv, sum_w2s2, sum_ws, count, tally
-):
+def accumulate(x, y, value, sigma, weight, c, a, f, e, edges, geographic, sums, touched, tally):
     """Add pixels to the sums of a grid.
 
     Parameters
     ----------
     x, y : (n, 4) float64 corners: longitude and latitude in degrees if ``geographic``, else column and row.
-    value, sigma : (n,) float64; ``sigma`` is not read where ``sum_w2s2`` is empty.
+    value, sigma : (n,) float64; ``sigma`` is read only where ``sums`` has room for it.
     weight : float64; (1,), the area of a unit of the plane, if ``geographic``, else (n,) areas of the pixels.
     c, a, f, e : first edge and step of columns and rows (0, 1, 0, 1 if not ``geographic``).
     edges : (ny + 1,) ascending v of the row edges: ``sign(e) sin(latitude)``, or the row number.
-    nx : number of columns; ``geographic`` : bool.
-    sum_w, sum_wv, sum_w2s2, sum_ws : (ny, nx) float64 sums of w, w v, w^2 s^2 and w s; the last two may be
-        (0, 0), then they are left out.
-    count : (ny, nx) int32. tally : (4,) int64, see INVALID …; both are added to.
+    sums : (ny, nx, 3 to 5) float64, added to: sums of w, w v, the count, and as far as there is room w^2 s^2
+        and w s. One record a cell: a page of memory and a cache line touched where separate arrays touch four.
+    touched : (ny, nx // TILE + 1) bool, set where cells of a row were added to.
+    tally : (4,) int64, added to; see INVALID ….
     """
-    ny = edges.size - 1
+    ny, nx, room = sums.shape
     cover = np.zeros(nx + 2)
     plon, plat, order = np.empty(_MAX_VERTICES), np.empty(_MAX_VERTICES), np.arange(4)
     px, pv, pr = np.empty(_MAX_VERTICES), np.empty(_MAX_VERTICES), np.empty(_MAX_VERTICES)
@@ -316,7 +320,7 @@ def accumulate(
         tally[USED] += 1
         if repaired:
             tally[REPAIRED] += 1
-        i0, i1 = max(0, int(math.floor(rmin))), min(ny - 1, int(math.floor(rmax)))
+        i0, i1 = max(0, math.floor(rmin)), min(ny - 1, math.floor(rmax))
         if i0 > i1:
             continue
         if geographic:  # the copies of the pixel, 360 degrees apart, that reach the grid
@@ -328,7 +332,7 @@ def accumulate(
         while xmin < nx and xmax > 0:
             for i in range(i0, i1 + 1):
                 first, last = _row_cover(px, pv, n, edges[i], edges[i + 1], nx, cover)
-                cell = edges[i + 1] - edges[i]
+                enough = COUNT_SHARE * min(size, edges[i + 1] - edges[i])
                 run = 0.0
                 for j in range(first, last + 1):
                     run += cover[j]
@@ -336,16 +340,47 @@ def accumulate(
                     share = orient * run
                     if share > _ROUNDING * size and j < nx:
                         w = share * unit
-                        sum_w[i, j] += w
-                        sum_wv[i, j] += w * value[p]
-                        if sum_w2s2.size > 0:
-                            sum_w2s2[i, j] += (w * sigma[p]) ** 2
-                        if sum_ws.size > 0:
-                            sum_ws[i, j] += w * sigma[p]
-                        if share > COUNT_SHARE * min(size, cell):
-                            count[i, j] += 1
+                        touched[i, j // TILE] = True
+                        cell = sums[i, j]
+                        cell[0] += w
+                        cell[1] += w * value[p]
+                        if share > enough:
+                            cell[2] += 1.0
+                        if room > 3:
+                            cell[3] += (w * sigma[p]) ** 2
+                        if room > 4:
+                            cell[4] += w * sigma[p]
             if not geographic:
                 break
             for k in range(n):
                 px[k] += period
             xmin, xmax = xmin + period, xmax + period
+
+
+@_jit
+def finish(sums, touched, correlated, mean, error, count):
+    """Means, standard errors and counts of :func:`accumulate`'s ``sums``; NaN where nothing was counted.
+
+    Parameters
+    ----------
+    sums : (ny, nx, 3 to 5); read only where ``touched``, so that memory never used is never asked for.
+    correlated : 0 to 1, needs the fifth sum unless 0.
+    mean, count : (ny, nx) float32 and int32, written. error : (ny, nx) float32, written, or (0, 0).
+    """
+    ny, nx, room = sums.shape
+    for i in range(ny):
+        mean[i] = np.nan
+        count[i] = 0
+        if error.size > 0:
+            error[i] = np.nan
+        for j in range(nx):
+            if not touched[i, j // TILE] or sums[i, j, 2] == 0.0:
+                continue
+            cell = sums[i, j]
+            count[i, j] = int(cell[2])
+            mean[i, j] = cell[1] / cell[0]
+            if error.size > 0:
+                variance = (1.0 - correlated) * cell[3]
+                if room > 4:
+                    variance += correlated * cell[4] ** 2
+                error[i, j] = math.sqrt(variance) / cell[0]

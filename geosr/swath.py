@@ -4,13 +4,13 @@ A cell's value is ``sum(w v) / sum(w)`` over all pixels of all swaths, with w th
 common, so that a column field keeps its total: ``sum over cells of value * sum(w) = sum over pixels of v * area``.
 
 Why a kernel of our own: of the libraries at hand, pyresample (nearest, bilinear, EWA, bucket) does not conserve
-area, HARP does but treats longitude and latitude as a plane and averages degrees squared, ESMF conserves but needs
-MPI-era binaries from conda and a weight matrix per orbit, and shapely's vectorised ``intersection`` conserves at some
-microseconds a pair: ``tests/benchmarks/test_bench_swath.py`` measures ours at about a hundred times its speed. It is
+area, HARP does but treats longitude and latitude as a plane and averages degrees squared, ESMF conserves but
+is not on PyPI and builds a matrix of weights per orbit, and shapely's vectorised ``intersection`` conserves but takes
+microseconds a pair: ``tests/benchmarks/test_bench_swath.py`` measures ours at 100 to 270 times its speed. It is
 the independent referee in the tests.
 
 Geographic grids are worked in the plane of longitude and sin(latitude), where areas are true areas on the sphere;
-pixel edges that turn more than a degree of longitude follow the great circle, and a pixel over a pole is closed
+pixel edges that span more than half a degree of longitude follow the great circle, and a pixel over a pole is closed
 along it. On any other grid the corners are projected and clipped in the plane, and a pixel's share of a cell is
 its planar share times its true area on the sphere. Adjacent pixels share corners, hence nothing is lost or counted
 twice between them. Longitudes may be written any way round; pixels wrap into grids that begin anywhere.
@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import mmap
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -31,14 +32,11 @@ import xarray as xr
 from odc.geo.geobox import GeoBox
 
 from geosr.errors import GeosrWarning, InputError, UsageError
-from geosr.footprint import Extent, _check_bbox, fit_geobox, lonlat, unit_vectors
+from geosr.footprint import Extent, check_bbox, fit_geobox
 from geosr.grid import AUTHALIC_RADIUS, cell_areas, with_geobox
 
 # Pixels per call of the kernel: their float64 copies stay in the processor's cache.
 _BLOCK = 1 << 15
-# A projected pixel whose centre is farther than this share of its diameter from its corners' mean straddles a
-# seam of the projection (its corners lie at opposite ends of the map).
-_SEAM = 0.2
 
 
 @dataclass(frozen=True)
@@ -107,7 +105,7 @@ def default_geobox(
     UsageError
         A bbox or resolution that makes no sense.
     """
-    asked = None if bbox is None else _check_bbox(bbox)
+    asked = None if bbox is None else check_bbox(bbox)
     if asked is not None and resolution is not None:
         return fit_geobox(asked, (1.0, 1.0), resolution, crs)
     total, sizes = Extent(), []
@@ -116,19 +114,25 @@ def default_geobox(
         if asked is None:
             total.merge(swath.extent())
     if not sizes or (asked is None and not total.pixels):
-        raise InputError("no pixel with a location", "check the file; its latitudes and longitudes are all missing")
+        raise InputError(
+            "no pixel with a location", "check the file; its latitudes and longitudes are all missing"
+        )
     along, across = (float(np.median(s)) for s in zip(*sizes, strict=True))
     return fit_geobox(asked or total.bbox(), (along, across), resolution, crs)
 
 
 class _Sums:
-    """The accumulators of a grid: 28 bytes a cell with precision (36 if correlated), 20 without."""
+    """The accumulators of a grid: 32 bytes a cell with precision (40 if correlated), 24 without."""
 
     def __init__(self, shape: tuple[int, int], precision: bool, correlated: bool) -> None:
-        self.w, self.wv = np.zeros(shape), np.zeros(shape)
-        self.w2s2 = np.zeros(shape if precision else (0, 0))
-        self.ws = np.zeros(shape if precision and correlated else (0, 0))
-        self.count = np.zeros(shape, np.int32)
+        from geosr.overlap import TILE
+
+        size = (*shape, 3 + precision + (precision and correlated))
+        # Anonymous memory in small pages: an orbit touches a third of the globe's cells, but np.zeros asks for
+        # huge pages and the whole would become resident at once.
+        self.cells = np.frombuffer(mmap.mmap(-1, 8 * math.prod(size)), np.float64).reshape(size)
+        self.touched = np.zeros((shape[0], shape[1] // TILE + 1), np.bool_)
+        self.precision = precision
         self.tally = np.zeros(4, np.int64)
         self.seam = 0
 
@@ -140,8 +144,8 @@ def grid_swaths(
 
     Parameters
     ----------
-    swaths : taken one at a time and not kept. Memory is that of one swath plus 40 bytes a cell (1.0 GB for the
-        globe at 0.05 degrees), however many there are; cells no orbit touches cost 12.
+    swaths : taken one at a time and not kept. Memory is that of one swath plus 44 bytes a cell (1.1 GB for the
+        globe at 0.05 degrees), however many there are; cells no orbit comes near cost 12.
     box : the target grid, any CRS, rotated or not.
     correlated : correlation c, 0 to 1, of the errors of any two pixels. A mean over pixels of standard error s has
         variance ``(1 - c) sum(w^2 s^2) / sum(w)^2 + c (sum(w s) / sum(w))^2``: the first, random part falls with
@@ -173,7 +177,7 @@ def grid_swaths(
     first = next(pending, None)
     if first is None:
         raise InputError("no swaths to grid")
-    sums = _Sums(box.shape, first.precision is not None, correlated > 0)
+    sums = _Sums((box.shape[0], box.shape[1]), first.precision is not None, correlated > 0)
     attrs: list[dict[str, Any]] = []
     plan = _plan(box)
     for swath in itertools.chain([first], pending):
@@ -184,7 +188,7 @@ def grid_swaths(
                 "grid files of one kind at a time",
             )
         if swath.precision is None:
-            sums.w2s2 = sums.ws = np.zeros((0, 0))
+            sums.precision = False
         attrs.append(swath.attrs)
         _accumulate(swath, box, plan, sums)
         del swath
@@ -210,8 +214,9 @@ def _plan(box: GeoBox) -> dict[str, Any]:
 
 def _accumulate(swath: Swath, box: GeoBox, plan: dict[str, Any], sums: _Sums) -> None:
     from geosr.overlap import accumulate
+    from geosr.planar import Planar
 
-    planar = None if plan["geographic"] and _is_wgs84(box) else _Planar(box)
+    planar = None if plan["geographic"] and _is_wgs84(box) else Planar(box)
     for at in range(0, len(swath.value), _BLOCK):
         part = slice(at, at + _BLOCK)
         x = np.array(swath.lon_corners[part], np.float64)
@@ -220,68 +225,15 @@ def _accumulate(swath: Swath, box: GeoBox, plan: dict[str, Any], sums: _Sums) ->
         sigma = value if swath.precision is None else np.array(swath.precision[part], np.float64)
         weight = np.array([plan["unit"]])
         if planar is not None:
-            keep, x, y, weight, lost = planar(x, y, plan["geographic"])
+            keep, x, y, areas, lost = planar(x, y, plan["geographic"])
             value, sigma, sums.seam = value[keep], sigma[keep], sums.seam + lost
-        accumulate(
-            x, y, value, sigma, weight, *plan["frame"], plan["edges"], box.shape[1], plan["geographic"],
-            sums.w, sums.wv, sums.w2s2, sums.ws, sums.count, sums.tally,
-        )  # fmt: skip
+            weight = weight if plan["geographic"] else areas
+        frame = (*plan["frame"], plan["edges"], plan["geographic"])
+        accumulate(x, y, value, sigma, weight, *frame, sums.cells, sums.touched, sums.tally)
 
 
 def _is_wgs84(box: GeoBox) -> bool:
     return box.crs is not None and box.crs.epsg in (4326, 4979)
-
-
-class _Planar:
-    """Corners of pixels in columns and rows of a projected or rotated grid (or in degrees of another datum)."""
-
-    def __init__(self, box: GeoBox) -> None:
-        from pyproj import Transformer
-
-        crs = box.crs.proj if box.crs is not None else None
-        self.geographic = bool(box.crs is not None and box.crs.geographic)
-        self.transform = Transformer.from_crs(4326, crs, always_xy=True).transform
-        self.inverse = ~box.affine
-        # Pixels outside the cap that holds the grid need not be projected (a microsecond a point).
-        back = Transformer.from_crs(crs, 4326, always_xy=True).transform
-        rows, cols = np.meshgrid(np.linspace(0, box.shape[0], 33), np.linspace(0, box.shape[1], 33))
-        xs, ys = box.affine * (cols.ravel(), rows.ravel())
-        points = unit_vectors(*back(np.asarray(xs), np.asarray(ys)))
-        self.middle_lon = float(np.median(xs))
-        self.axis = points[np.isfinite(points).all(axis=1)].sum(axis=0) if len(points) else np.zeros(3)
-        norm = float(np.linalg.norm(self.axis))
-        if not np.isfinite(points).all() or norm < 1e-6 * len(points):
-            self.reach = -1.0  # the grid is as large as the world
-        else:
-            self.axis /= norm
-            radius = math.acos(min(1.0, max(-1.0, float((points @ self.axis).min()))))
-            self.reach = math.cos(min(math.pi, 1.1 * radius + 0.35))
-
-    def __call__(self, lon: np.ndarray, lat: np.ndarray, degrees: bool) -> tuple[Any, ...]:
-        """Indices kept, their x and y (m, 4), their areas (m,) in m2, and how many a seam cut."""
-        points = unit_vectors(lon, np.clip(lat, -90.0, 90.0))
-        centre = points.sum(axis=1)
-        near = (centre @ self.axis) / np.linalg.norm(centre, axis=1) > self.reach
-        keep = np.flatnonzero(near | ~np.isfinite(centre).all(axis=1))  # NaN is counted by the kernel
-        lon, lat, points, centre = lon[keep], lat[keep], points[keep], centre[keep]
-        diagonals = points[:, 2] - points[:, 0], points[:, 3] - points[:, 1]
-        area = AUTHALIC_RADIUS**2 / 2 * np.linalg.norm(np.cross(*diagonals), axis=1)
-        if degrees:
-            x, y = self.transform(lon, lat)
-            return keep, x, y, np.full(1, np.nan) if not len(keep) else area, 0
-        clon, clat = lonlat(centre)
-        x, y = self.transform(np.column_stack([lon, clon]), np.column_stack([lat, clat]))
-        if self.geographic:  # a rotated grid of degrees: the copy of the pixel nearest to the grid
-            x = x - 360.0 * np.round((x[:, 4:] - self.middle_lon) / 360.0)
-            x[:, :4] = x[:, 4:] + (x[:, :4] - x[:, 4:] + 180.0) % 360.0 - 180.0
-        cols, rows = self.inverse * (x, y)
-        away = np.hypot(cols[:, 4] - cols[:, :4].mean(axis=1), rows[:, 4] - rows[:, :4].mean(axis=1))
-        size = np.hypot(np.ptp(cols[:, :4], axis=1), np.ptp(rows[:, :4], axis=1))
-        # Inf: outside the projection's domain, hence outside the grid. NaN corners go on, to be counted.
-        outside = np.isinf(cols).any(axis=1) | np.isinf(rows).any(axis=1)
-        cut = ~outside & (away > _SEAM * size)
-        good = ~outside & ~cut
-        return keep[good], *(np.ascontiguousarray(v[good, :4]) for v in (cols, rows)), area[good], int(cut.sum())
 
 
 def _report(sums: _Sums) -> None:
@@ -302,23 +254,14 @@ def _report(sums: _Sums) -> None:
 def _dataset(
     name: str, attrs: list[dict[str, Any]], box: GeoBox, sums: _Sums, correlated: float, weights: bool
 ) -> xr.Dataset:
-    """Means and their attributes; works row block by row block, so that no float64 temporaries pile up."""
-    ny, nx = box.shape
-    mean = np.full((ny, nx), np.nan, np.float32)
-    error = np.full((ny, nx) if sums.w2s2.size else (0, 0), np.nan, np.float32)
-    step = max(1, (1 << 22) // nx)
-    for at in range(0, ny, step):
-        rows = slice(at, at + step)
-        seen = sums.count[rows] > 0
-        if not seen.any():
-            continue
-        w = sums.w[rows][seen]
-        mean[rows][seen] = sums.wv[rows][seen] / w
-        if error.size:
-            variance = (1.0 - correlated) * sums.w2s2[rows][seen]
-            if sums.ws.size:
-                variance += correlated * sums.ws[rows][seen] ** 2
-            error[rows][seen] = np.sqrt(variance) / w
+    """Means and their attributes."""
+    import dask.array
+
+    from geosr.overlap import finish
+
+    mean, count = np.empty(box.shape, np.float32), np.empty(box.shape, np.int32)
+    error = np.empty(box.shape if sums.precision else (0, 0), np.float32)
+    finish(sums.cells, sums.touched, correlated, mean, error, count)
     aligned = box.crs is not None and box.crs.geographic and box.affine.b == 0 and box.affine.d == 0
     dims = ("latitude", "longitude") if aligned else ("y", "x")
     head = attrs[0]
@@ -329,17 +272,27 @@ def _dataset(
         out = {"long_name": f"{text} of {label}", **more}
         return out | ({"standard_name": f"{standard} {modifier}"} if standard else {})
 
-    data = {name: (mean, base | {"cell_methods": "area: mean"})}
+    data: dict[str, tuple[np.ndarray, dict[str, Any]]] = {name: (mean, base | {"cell_methods": "area: mean"})}
     if error.size:
         units = {"units": base["units"]} if "units" in base else {}
         data[f"{name}_precision"] = error, ancillary("standard error", "standard_error", **units)
-    data[f"{name}_count"] = sums.count, ancillary("number of pixels", "number_of_observations", units="1")
+    data[f"{name}_count"] = count, ancillary("number of pixels", "number_of_observations", units="1")
     if weights:
-        share = (sums.w / _areas(box)).astype(np.float32)
-        data[f"{name}_weight"] = share, {"long_name": f"times the cell was covered by pixels of {label}", "units": "1"}
+        share = np.empty(box.shape, np.float32)
+        np.divide(sums.cells[..., 0], _areas(box), out=share, casting="unsafe")
+        data[f"{name}_weight"] = (
+            share,
+            {"long_name": f"times the cell was covered by pixels of {label}", "units": "1"},
+        )
     data[name][1]["ancillary_variables"] = " ".join(list(data)[1:])
-    arrays = {k: with_geobox(xr.DataArray(v, dims=dims, attrs=a), box) for k, (v, a) in data.items()}
-    return xr.Dataset(arrays, attrs=_merge_attrs(attrs))
+    # with_geobox copies what it is given, several times (rioxarray does): give it an array without memory.
+    frame = with_geobox(xr.DataArray(dask.array.zeros(tuple(box.shape), np.float32), dims=dims), box)
+    out = xr.Dataset(
+        {k: (dims, v, frame.attrs | a) for k, (v, a) in data.items()}, frame.coords, _merge_attrs(attrs)
+    )
+    for name in data:
+        out[name].encoding.update(frame.encoding)
+    return out
 
 
 def _areas(box: GeoBox) -> np.ndarray:
@@ -408,10 +361,10 @@ def open_swaths(
         for path in files:
             swath = last.get(path)
             if swath is None:
-                swath = read_swath(path, variable=variable, qa=qa)
                 last.clear()  # keep one, so that a single file is read once
-                last[path] = swath
+                swath = last[path] = read_swath(path, variable=variable, qa=qa)
             yield swath
+            del swath
 
     box = default_geobox(read(), resolution, bbox, crs)
     good = 0

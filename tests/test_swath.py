@@ -593,7 +593,7 @@ def test_corners_beside_holes_and_of_lonely_pixels():
     lon[0:2, 1] = 10.1
     lon[6, 5] = 10.5
     few = corners_from_centres(lon, lat)
-    np.testing.assert_allclose([v[6, 5] for v in few], [v[6, 5] for v in full], atol=2e-4)
+    np.testing.assert_allclose([v[6, 5] for v in few], [v[6, 5] for v in full], atol=2e-3)
     lon[:] = np.nan
     lon[2, 2] = 10.2
     assert np.isnan(corners_from_centres(lon, lat)[0]).all()
