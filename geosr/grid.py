@@ -106,9 +106,9 @@ def axis_step(coord: xr.DataArray, label: str) -> tuple[float, float]:
     step = (values[-1] - values[0]) / (len(values) - 1)
     ideal = values[0] + step * np.arange(len(values))
     # Float32 coordinates near 180 are good to 1.5e-5 degrees: rounding is not unevenness.
-    ulp = np.spacing(np.abs(values).max().astype(coord.dtype)) if coord.dtype.kind == "f" else 0.0
+    ulp = float(np.spacing(np.abs(values).max().astype(coord.dtype))) if coord.dtype.kind == "f" else 0.0
     worst = float(np.abs(values - ideal).max())
-    if worst > UNIFORM_TOLERANCE * abs(step) + 2 * float(ulp):
+    if worst > UNIFORM_TOLERANCE * abs(step) + 2 * ulp:
         raise InputError(
             f"{label} coordinate {coord.name!r} is non-uniform: {worst / abs(step):.3g} cells off an even spacing",
             "resample it to a regular grid first (e.g. xarray.DataArray.interp or gdalwarp)",
@@ -117,7 +117,20 @@ def axis_step(coord: xr.DataArray, label: str) -> tuple[float, float]:
         raise InputError(
             f"latitude {np.abs(values).max():g} is beyond the pole", "check the coordinate's order and units"
         )
-    return float(values[0] - step / 2), float(step)
+    return _round_grid(values, float(values[0] - step / 2), float(step), 2 * ulp)
+
+
+def _round_grid(values: np.ndarray, edge: float, step: float, tolerance: float) -> tuple[float, float]:
+    """Edge and step in the fewest decimals that still give every centre to within rounding.
+
+    Centres at -29.975, -29.925, … say -30 and 0.05 in any format; the mean of their differences only nearly does.
+    """
+    index = np.arange(len(values)) + 0.5
+    for digits in range(1, 13):
+        short_edge, short_step = round(edge, digits), round(step, digits)
+        if short_step and np.abs(short_edge + short_step * index - values).max() <= tolerance:
+            return short_edge, short_step
+    return edge, step
 
 
 def _is_longitude(coord: xr.DataArray) -> bool:

@@ -289,7 +289,7 @@ def _write(
             ds,
             report.output,
             main=report.variable,
-            provenance=provenance,
+            provenance=lambda scalars: provenance.finish(scalars.get("conservation_error")),
             overwrite=overwrite,
             creation_options=dict(creation_options or {}),
             progress=None if progress is None else lambda now: progress(now, cells),

@@ -77,7 +77,7 @@ class Provenance:
     scale : refinement factor; None where nothing was refined (gridding a swath).
     options : what else shaped the result, JSON-serialisable.
     conserve : the conservation correction was on.
-    conservation_error : largest ``|block mean - coarse|`` found, in the field's units; None if not measured.
+    conservation_error : largest ``|block mean - coarse|`` found, over the largest ``|coarse|``; None if not measured.
     created : ISO time, UTC.
     command : the command line, if there was one.
     """
@@ -139,7 +139,9 @@ class Provenance:
     def history_line(self) -> str:
         """One line for CF ``history``: time, program, what was done."""
         how = self.command or " ".join(
-            f"{key}={value}" for key, value in self._items().items() if key in ("method", "scale", "model", "input")
+            f"{key}={value}"
+            for key, value in self._items().items()
+            if key in ("method", "scale", "model", "input")
         )
         return f"{self.created}: geosr {self.geosr_version}: {_plain(how)}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 import os
 import tomllib
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -10,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from geosr.errors import ModelError
-from geosr.grid import check_scale
 from geosr.models.architectures import architecture
 
 
@@ -52,11 +52,21 @@ class Network:
 
 @dataclass(frozen=True)
 class Patches:
-    """Side of an example in fine cells (a multiple of the scale), examples per step, least valid share."""
+    """What an example is, and where it is taken.
+
+    Attributes
+    ----------
+    size : side in fine cells, a multiple of the scale.
+    batch : examples per step.
+    min_valid : least valid share.
+    contrast_power : a square is drawn with a probability in proportion to the standard deviation of its truth to this
+        power. 0 draws them evenly; 1 goes where the plumes are, and few steps are spent on clean background.
+    """
 
     size: int = 48
     batch: int = 16
     min_valid: float = 0.5
+    contrast_power: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -95,17 +105,19 @@ class Recipe:
     schedule: Schedule = field(default_factory=Schedule)
 
     def __post_init__(self) -> None:
-        check_scale(self.scale)
+        whole = isinstance(self.scale, int) and 2 <= self.scale <= 16
+        _require(whole, "scale", self.scale, "use a whole number from 2 to 16")
         architecture(self.network.architecture)
-        _require(self.patches.size % self.scale == 0, "patches.size", self.patches.size, "make it a multiple of the scale")
-        _require(0 < self.patches.min_valid <= 1, "patches.min_valid", self.patches.min_valid, "use a share above 0, up to 1")
+        size, least = self.patches.size, self.patches.min_valid
+        _require(size > 0 and size % self.scale == 0, "patches.size", size, "make it a multiple of the scale")
+        _require(0 < least <= 1, "patches.min_valid", least, "use a share above 0, up to 1")
         _require(self.loss.kind in ("charbonnier", "mse"), "loss.kind", self.loss.kind, "use charbonnier or mse")
         _require(self.schedule.steps > 0, "schedule.steps", self.schedule.steps, "use 1 or more")
         _require(bool(self.train), "train", [], "add a [[train]] table")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for the card."""
-        return asdict(self)
+        return json.loads(json.dumps(asdict(self)))
 
     def with_steps(self, steps: int) -> Recipe:
         """A shorter or longer run of the same recipe."""

@@ -24,16 +24,19 @@ class Scene:
     ----------
     values : (y, x) float32 in the recipe's units, NaN where missing.
     areas : (y, 1) float64 cell areas.
-    cell : cell size along y, in units of the CRS.
     weight : factor on the scene's share of the examples.
     files : what it was made from.
     """
 
     values: np.ndarray
     areas: np.ndarray
-    cell: float
     weight: float
     files: tuple[str, ...]
+
+    @property
+    def cell_m(self) -> float:
+        """Typical cell size in metres: the root of the middle row's cell area."""
+        return float(np.sqrt(self.areas[len(self.areas) // 2, 0]))
 
 
 def date_of(path: Path) -> dt.date | None:
@@ -63,8 +66,8 @@ def check_split(recipe: Recipe, folder: Path) -> None:
             raise ModelError(f"{both[0]} is held out and trained on", "separate the sets by dates or files")
 
 
-def read_raster(path: Path, units: str | None, target: str) -> tuple[np.ndarray, np.ndarray, float]:
-    """(values, areas, cell) of a one-band raster; ``units`` overrides what the file says, ``target`` is wanted.
+def read_truth(path: Path, units: str | None, target: str) -> tuple[np.ndarray, np.ndarray]:
+    """(values, areas) of a one-band raster; ``units`` overrides what the file says, ``target`` is wanted.
 
     Read whole: training holds its truths in memory.
     """
@@ -78,7 +81,7 @@ def read_raster(path: Path, units: str | None, target: str) -> tuple[np.ndarray,
             raise InputError(f"the field has dimensions {field.dims}", "training needs one field per file")
         box = geobox_of(field)
         areas = cell_areas(box)
-        return np.asarray(field.values, dtype=np.float32), areas[:, :1], abs(float(box.affine.e))
+        return np.asarray(field.values, dtype=np.float32), areas[:, :1]
 
 
 def _mean(stack: list[np.ndarray]) -> np.ndarray:
@@ -96,21 +99,21 @@ def load_scenes(recipe: Recipe, folder: Path, sets: tuple[Data, ...] | None = No
     scenes = []
     for data in recipe.train if sets is None else sets:
         files = files_of(data, folder)
-        read = [read_raster(p, data.units, recipe.units) for p in files]
+        read = [read_truth(p, data.units, recipe.units) for p in files]
         names = [p.name for p in files]
         for run in data.composites:
             for start in range(0, len(read) - run + 1, run):
                 part = read[start : start + run]
-                values = _mean([v for v, _, _ in part]) if run > 1 else part[0][0]
+                values = _mean([v for v, _ in part]) if run > 1 else part[0][0]
                 for factor in data.coarsen:
-                    scenes.append(_scene(values, part[0][1], part[0][2], factor, data.weight, tuple(names[start : start + run])))
+                    scenes.append(_scene(values, part[0][1], factor, data.weight, tuple(names[start : start + run])))
     return scenes
 
 
-def _scene(values: np.ndarray, areas: np.ndarray, cell: float, factor: int, weight: float, files: tuple[str, ...]) -> Scene:
+def _scene(values: np.ndarray, areas: np.ndarray, factor: int, weight: float, files: tuple[str, ...]) -> Scene:
     if factor > 1:
         ny, nx = (n // factor * factor for n in values.shape)
         values, areas = values[:ny, :nx], areas[:ny]
         values = area_mean(values, areas, factor)
-        areas = areas.reshape(-1, factor).sum(axis=1, keepdims=True)
-    return Scene(values, areas, cell * factor, weight, files)
+        areas = factor * areas.reshape(-1, factor).sum(axis=1, keepdims=True)
+    return Scene(values, areas, weight, files)

@@ -7,131 +7,35 @@ recipe, data and seed give the same weights on one machine. The recipes of the s
 A training example is a square of fine truth, its area mean by the scale (:mod:`geosr.degrade`) and the bicubic
 refinement of that (:func:`geosr.interpolate.bicubic`, the same function as in inference). The network adds a
 residual; then the block means of the error are subtracted, which is the conservation projection of
-:mod:`geosr.conserve` (with equal weights: within a block the areas differ by less than 0.5 %). So the network spends
-nothing on what conservation repairs anyway. The loss counts fine cells whose whole coarse cell is valid.
+:mod:`geosr.conserve` (with equal weights: within a block the areas differ by a few per cent at most). So the network
+spends nothing on what conservation repairs anyway. The loss counts fine cells whose whole coarse cell is valid.
 
-Examples are standardised by the mean and spread of their bicubic field, and the loss of each is weighted by
-``spread ** spread_power``: 0 treats a faint scene like a strong plume, 1 counts errors in physical units.
+Each example's loss (:mod:`geosr.examples` makes them) is weighted by ``spread ** spread_power``: 0 treats a faint
+scene like a strong plume, 1 counts errors in physical units.
 """
 
 from __future__ import annotations
 
 import csv
+import os
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from geosr import gaps, interpolate
-from geosr.degrade import area_mean
+from geosr._version import __version__
+from geosr.channel import AffineScaler
 from geosr.errors import ModelError
+from geosr.evaluate import evaluate_array
+from geosr.examples import Sampler
+from geosr.models import Model, keras_network
 from geosr.models.architectures import architecture
-from geosr.recipe import Recipe
-from geosr.scenes import Scene, load_scenes
-
-#: Share of a coarse cell that must be valid for it to count as data in the degraded field.
-MIN_COVER = 0.5
-
-#: Spread below this share of the largest |value| of a patch counts as this: a constant patch must not divide by 0.
-_FLAT = 1e-3
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Examples, float32: upsampled (n, P + 2 r, P + 2 r, 1), truth and mask (n, P, P, 1), weight (n, 1, 1, 1)."""
-
-    upsampled: np.ndarray
-    truth: np.ndarray
-    mask: np.ndarray
-    weight: np.ndarray
-
-
-class Sampler:
-    """Draws examples from scenes, uniformly over their valid squares, at every phase of the coarse grid.
-
-    Parameters
-    ----------
-    scenes : truths; a scene's share of the examples is its ``weight`` times its number of usable squares.
-    recipe : scale, patch size, batch size, valid share, spread power, seed.
-    """
-
-    def __init__(self, scenes: list[Scene], recipe: Recipe) -> None:
-        self.recipe = recipe
-        self.scale = recipe.scale
-        self.radius = architecture(recipe.network.architecture).radius
-        self.halo = -(-self.radius // self.scale) + interpolate.RADIUS  # coarse cells
-        self.rng = np.random.default_rng(recipe.seed)
-        rim = self.halo * self.scale
-        # Outside the raster is a gap like any other, so squares at the edge are examples too.
-        self.fields = [np.pad(s.values, rim, constant_values=np.nan) for s in scenes]
-        self.areas = [np.pad(s.areas, ((rim, rim), (0, 0)), mode="edge") for s in scenes]
-        self.places = [self._usable(s.values) for s in scenes]
-        counts = np.array([len(p) * s.weight for p, s in zip(self.places, scenes, strict=True)], dtype=float)
-        if not counts.sum():
-            raise ModelError(
-                f"no square of {recipe.patches.size} cells has {recipe.patches.min_valid:.0%} valid cells",
-                "lower patches.size or patches.min_valid in the recipe, or add data",
-            )
-        self.shares = counts / counts.sum()
-
-    def _usable(self, values: np.ndarray) -> np.ndarray:
-        """(n, 2) upper left corners of squares with enough valid cells, in unpadded cells."""
-        size = self.recipe.patches.size
-        if min(values.shape) < size:
-            return np.empty((0, 2), dtype=np.int32)
-        total = np.pad(np.cumsum(np.cumsum(~np.isnan(values), axis=0), axis=1), ((1, 0), (1, 0)))
-        inside = total[size:, size:] - total[:-size, size:] - total[size:, :-size] + total[:-size, :-size]
-        return np.argwhere(inside >= self.recipe.patches.min_valid * size**2).astype(np.int32)
-
-    def batch(self) -> Batch:
-        """The next examples."""
-        drawn = [self._example() for _ in range(self.recipe.patches.batch)]
-        up, truth, mask, weight = (np.stack(parts) for parts in zip(*drawn, strict=True))
-        return Batch(up[..., None], truth[..., None], mask[..., None], weight[:, None, None, None])
-
-    def _example(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.float32]:
-        while True:
-            which = int(self.rng.choice(len(self.shares), p=self.shares))
-            row, col = self.places[which][self.rng.integers(len(self.places[which]))]
-            example = self._cut(which, int(row), int(col))
-            if example is not None:
-                return example
-
-    def _cut(self, which: int, row: int, col: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.float32] | None:
-        """Example whose truth starts at (row, col); None if no coarse cell is complete."""
-        s, size, rim = self.scale, self.recipe.patches.size, self.halo * self.scale
-        side = size + 2 * rim
-        fine = self.fields[which][row : row + side, col : col + side]
-        area = self.areas[which][row : row + side]
-        coarse = gaps.fill_gaps(area_mean(fine, area, s, MIN_COVER), self.halo)
-        up = interpolate.bicubic(coarse, s)
-        cut = rim - interpolate.RADIUS * s - self.radius
-        up = up[cut : up.shape[0] - cut, cut : up.shape[1] - cut]
-        truth = fine[rim:-rim, rim:-rim]
-        blocks = truth.reshape(size // s, s, size // s, s)
-        whole = ~np.isnan(blocks).any(axis=(1, 3))
-        if not whole.any():
-            return None
-        mask = np.repeat(np.repeat(whole, s, axis=0), s, axis=1)
-        return self._standardise(up, np.where(mask, truth, 0), mask)
-
-    def _standardise(
-        self, up: np.ndarray, truth: np.ndarray, mask: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.float32]:
-        inner = up[self.radius : -self.radius, self.radius : -self.radius][mask]
-        mean, spread = inner.mean(), max(inner.std(), _FLAT * np.abs(inner).max(), np.float32(1e-12))
-        turns, flip = int(self.rng.integers(4)), bool(self.rng.integers(2))
-
-        def turn(a: np.ndarray) -> np.ndarray:
-            a = np.rot90(a, turns)
-            return a[:, ::-1] if flip else a
-
-        weight = np.float32(spread**self.recipe.loss.spread_power)
-        standard = ((up - mean) / spread).astype(np.float32), ((truth - mean) / spread).astype(np.float32)
-        return turn(standard[0]), turn(standard[1]), turn(mask).astype(np.float32), weight
+from geosr.models.bundle import Card, load_bundle, rewrite_card, save_bundle
+from geosr.recipe import Data, Recipe
+from geosr.scenes import Scene, check_split, load_scenes
 
 
 def _loss_function(recipe: Recipe, radius: int) -> Callable[..., Any]:
@@ -171,15 +75,16 @@ def fit(recipe: Recipe, scenes: list[Scene], report: Callable[[int, float], None
     import keras
     import tensorflow as tf
 
-    from geosr.models import keras_network
-
     arch = architecture(recipe.network.architecture)
     keras.utils.set_random_seed(recipe.seed)
     model = keras_network.build(arch, 1, equivariant=recipe.network.equivariant, seed=recipe.seed)
     schedule = recipe.schedule
     warm = min(100, schedule.steps // 10)
     rate = keras.optimizers.schedules.CosineDecay(
-        schedule.learning_rate / 10, max(1, schedule.steps - warm), warmup_target=schedule.learning_rate, warmup_steps=warm
+        schedule.learning_rate / 10,
+        max(1, schedule.steps - warm),
+        warmup_target=schedule.learning_rate,
+        warmup_steps=warm,
     )
     optimizer = keras.optimizers.Adam(rate, clipnorm=1.0)
     optimizer.build(model.trainable_variables)
@@ -202,3 +107,114 @@ def fit(recipe: Recipe, scenes: list[Scene], report: Callable[[int, float], None
             report(number, float(np.mean(recent)))
             recent = []
     return model
+
+
+def train(
+    recipe: Recipe,
+    data: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    report: Callable[[int, float], None] | None = None,
+) -> Card:
+    """Train by ``recipe`` on the rasters under ``data`` and write a bundle to the folder ``out``.
+
+    The bundle is loaded again and scored on the recipe's held-out sets, which training has not touched
+    (:func:`geosr.scenes.check_split`); the scores go into the card. ``training.csv`` beside it has the loss curve.
+
+    Parameters
+    ----------
+    report : called as ``report(step, loss)`` every 50 steps.
+
+    Raises
+    ------
+    ModelError
+        No data, a file on both sides of the split, or a loss that is not finite.
+    """
+    folder, place = Path(data), Path(out)
+    check_split(recipe, folder)
+    scenes = load_scenes(recipe, folder)
+    curve: list[tuple[int, float, float]] = []
+    start = time.perf_counter()
+
+    def note(step: int, loss: float) -> None:
+        curve.append((step, loss, round(time.perf_counter() - start, 1)))
+        if report is not None:
+            report(step, loss)
+
+    arrays = keras_network.arrays_of(fit(recipe, scenes, note))
+    seconds = time.perf_counter() - start
+    if recipe.network.equivariant:  # exact, where the optimiser's float32 projection is so to 1e-8
+        arrays[0] = (keras_network.zero_sum(arrays[0][0]), None)
+    card = save_bundle(place, _card(recipe, scenes, seconds), arrays)
+    with (place / "training.csv").open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream).writerows([("step", "loss", "seconds"), *curve])
+    skill = [skill_on(d, recipe, folder, Model(load_bundle(place))) for d in recipe.heldout]
+    rewrite_card(place, replace(card, skill=skill))
+    return load_bundle(place).card
+
+
+def _card(recipe: Recipe, scenes: list[Scene], seconds: float) -> Card:
+    import keras
+    import tensorflow as tf
+
+    arch = architecture(recipe.network.architecture)
+    training = {
+        "data": [{"name": d.name or d.files, "licence": d.licence, "dates": list(d.dates or ())} for d in recipe.train],
+        "files": sorted({name for s in scenes for name in s.files}),
+        "seconds": round(seconds),
+        "software": {"geosr": __version__, "tensorflow": tf.__version__, "keras": keras.__version__},
+        "recipe": recipe.to_dict(),
+    }
+    return Card(
+        name=recipe.name,
+        architecture=arch.name,
+        scale=recipe.scale,
+        radius=arch.radius,
+        version=recipe.version,
+        description=recipe.description,
+        residual=recipe.network.residual,
+        equivariant=recipe.network.equivariant,
+        scaler=AffineScaler(0.0, 1.0, recipe.units),
+        training=training,
+        envelope=_envelope(recipe, scenes),
+    )
+
+
+def _envelope(recipe: Recipe, scenes: list[Scene]) -> dict[str, Any]:
+    """Units, quantiles of the truths' values, and range of the fine cells' size: what the model has seen."""
+    # Every 16th cell tells the quantiles to three digits.
+    values = np.concatenate([v[~np.isnan(v)] for v in (s.values[::4, ::4] for s in scenes)])
+    names = ("min", "p01", "p50", "p99", "max")
+    quantiles = np.quantile(values, [0, 0.01, 0.5, 0.99, 1]) if values.size else np.full(5, np.nan)
+    cells = [s.cell_m for s in scenes]
+    return {
+        "units": recipe.units,
+        "values": {n: float(f"{q:.4g}") for n, q in zip(names, quantiles, strict=True)},
+        "fine_cell_m": [round(min(cells)), round(max(cells))],
+    }
+
+
+def skill_on(data: Data, recipe: Recipe, folder: Path, model: Model) -> dict[str, Any]:
+    """Mean scores of every method over the scenes of a held-out set, on cells away from gaps.
+
+    Returns
+    -------
+    Plain data: the set's name, number of scenes, and method -> mean over scenes for ``psnr`` (dB, relative to each
+    scene's own range), ``rmse`` (the recipe's units) and ``ssim``; ``worst_gain`` is the smallest PSNR gain over the
+    best interpolation in any scene.
+    """
+    tables = []
+    for scene in load_scenes(recipe, folder, (data,)):
+        ny, nx = (n // recipe.scale * recipe.scale for n in scene.values.shape)
+        found = evaluate_array(scene.values[:ny, :nx], scene.areas[:ny], recipe.scale, model, units=recipe.units)
+        tables.append(found.away_from_gaps)
+    entry: dict[str, Any] = {
+        "name": data.name or data.files,
+        "scenes": len(tables),
+        "cells": "away from gaps",
+    }
+    for key, digits in (("psnr", 3), ("rmse", 5), ("ssim", 5)):
+        entry[key] = {
+            m: round(float(np.mean([getattr(t.scores[m], key) for t in tables])), digits) for m in tables[0].scores
+        }
+    entry["worst_gain"] = round(min(t.gain(t.best_interpolation) for t in tables), 3)
+    return entry

@@ -153,11 +153,11 @@ def parse(text: str) -> Unit:
     if text.strip().lower() in ("none", "unitless", "dimensionless", "-", "1"):
         return Unit(text, 1.0, "dimensionless")
     expression = _expression(text) if len(text) <= 80 else ""
-    if not re.fullmatch(r"[\w%*/().+\- ]+", expression):
-        raise unknown
+    if not re.fullmatch(r"[\w%*/().+\- ]+", expression) or re.search(r"\d\*\*|\*\*[-+]?\d{3}", expression):
+        raise unknown  # no unit, and no arithmetic that takes for ever (9**9**9)
     for candidate in (expression, re.sub(r"[A-Za-z_]{4,}", lambda m: m[0].lower(), expression)):
         try:
-            quantity = _registry().Quantity(1) * _registry().parse_expression(candidate)
+            quantity: pint.Quantity = _registry().Quantity(1) * _registry().parse_expression(candidate)
             base = quantity.to_base_units()
             break
         except (Exception, tokenize.TokenError):  # pint raises a dozen kinds on text that is no unit

@@ -14,6 +14,7 @@ from rasterio.enums import Resampling
 
 from geosr import conserve, grid
 from geosr.degrade import area_mean
+from geosr.downscale import downscale
 from geosr.errors import InputError, ModelError
 from geosr.evaluate import (
     BACK_PROJECTED,
@@ -95,6 +96,18 @@ def test_refined_fields_have_the_gaps_of_the_coarse():
     fields = refined(coarse, np.ones((80, 1)), 4, load_model(default_model(4)))
     for field in fields.values():
         np.testing.assert_array_equal(np.isnan(field), conserve.spread(np.isnan(coarse), 4))
+
+
+@pytest.mark.parametrize("method", ["srcnn", "bicubic"])
+def test_what_is_judged_is_what_downscale_gives(method):
+    """The protocol refines whole arrays; downscale goes by tiles. Same numbers, gaps and edges included."""
+    coarse = plumes((40, 37))
+    coarse[10:13, 20:22] = np.nan
+    found = downscale(raster(coarse, units="1e15 molec cm-2"), 4, method=method, tile=64).values
+    areas = grid.cell_areas(grid.refine(grid.geobox_of(raster(coarse)), 4))
+    model = load_model(default_model(4))
+    judged = refined(coarse, areas, 4, model)[SRCNN if method == "srcnn" else CONSERVED]
+    np.testing.assert_allclose(found, judged, atol=2e-6 * np.nanmax(coarse))
 
 
 def test_modcrop_of_odd_sizes():

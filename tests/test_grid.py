@@ -124,8 +124,16 @@ def test_bad_coordinates_say_what_is_wrong(lat, lon, words):
 def test_float32_coordinates_are_not_irregular():
     lon = (-180 + 0.05 * (np.arange(7200) + 0.5)).astype(np.float32)
     box = grid.geobox_of(coords(LAT, lon))
-    assert box.affine.a == pytest.approx(0.05, rel=1e-6)
-    assert box.affine.c == pytest.approx(-180, abs=1e-4)
+    assert box.affine.a == 0.05
+    assert box.affine.c == -180
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize(("edge", "step", "n"), [(-180, 0.05, 7200), (-29.9, 0.1, 60), (73.475, 0.05, 1233), (90, -0.25, 720)])
+def test_round_grids_come_out_round(dtype, edge, step, n):
+    centres = (edge + step * (np.arange(n) + 0.5)).astype(dtype)
+    found = grid.axis_step(xr.DataArray(centres, dims="x", name="x"), "x")
+    assert found == (edge, step)
 
 
 def test_longitudes_over_the_dateline_are_unwrapped():

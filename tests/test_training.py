@@ -9,10 +9,10 @@ from affine import Affine
 
 from geosr.degrade import area_mean
 from geosr.errors import ModelError
+from geosr.examples import Sampler
 from geosr.models import load_model
 from geosr.recipe import Data, Recipe, parse_recipe, read_recipe
 from geosr.scenes import check_split, load_scenes
-from geosr.training import Sampler
 
 BASE = """
 name = "tiny"

@@ -1,0 +1,187 @@
+"""Trained networks: find one, load it, refine a channel with it.
+
+``load_model("no2-srcnn-9-3-5-x4")`` or a path to a bundle (:mod:`geosr.models.bundle`) gives a :class:`Model`. The
+networks and why they need no statistics of the scene: :mod:`geosr.models.architectures`,
+:mod:`geosr.models.keras_network`. Engines: :mod:`geosr.models.engines`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from geosr import interpolate
+from geosr.errors import GeosrError, ModelError, UsageError
+from geosr.models.bundle import CARD, Bundle, Card, load_bundle
+from geosr.models.engines import engine as _engine
+
+__all__ = ["Card", "Model", "available", "default_model", "load_model", "resolve_model"]
+
+_SHIPPED = Path(__file__).parent / "shipped"
+
+#: Side of the squares, in fine cells, that go through the network at once: bounds memory (the widest layer holds 128
+#: numbers a cell) and keeps them near the processor's caches, whatever the size of the tile.
+BLOCK = 192
+
+
+class Model:
+    """A trained network with its card.
+
+    Instances are safe to call from several threads, and pickle as the place they came from: a worker process loads the
+    network once, by itself.
+
+    Attributes
+    ----------
+    card, path, sha256 : as in :class:`~geosr.models.bundle.Bundle`; the hash is that of ``card.json``.
+    scale : fine cells along a coarse cell's side.
+    halo : coarse cells to each side that a prediction depends on.
+    """
+
+    def __init__(self, bundle: Bundle, threads: int = 1) -> None:
+        self._bundle = bundle
+        self._threads = threads
+        self.card = bundle.card
+        self.path = bundle.path
+        self.sha256 = bundle.sha256
+        self.scale = bundle.card.scale
+        self.halo = -(-bundle.card.radius // bundle.card.scale) + interpolate.RADIUS
+
+    def __repr__(self) -> str:
+        return f"Model({self.card.name!r}, scale={self.scale}, architecture={self.card.architecture!r})"
+
+    def __reduce__(self) -> tuple[Callable[..., Model], tuple[str, str, int]]:
+        return _restore, (self.path, self.sha256, self._threads)
+
+    def residual(self, upsampled: np.ndarray, engine: str = "auto") -> np.ndarray:
+        """What the network adds to the bicubic field.
+
+        Parameters
+        ----------
+        upsampled : (H, W) bicubic channel on the fine grid with ``card.radius`` cells of rim, no NaN.
+        engine : see :func:`geosr.models.engines.engine`.
+
+        Returns
+        -------
+        (H - 2 radius, W - 2 radius) float32.
+        """
+        if self.card.channels != 1:
+            raise UsageError(f"{self.card.name} needs {self.card.channels} channels", "this call gives one")
+        run = _engine(self._bundle, engine, self._threads)
+        r = self.card.radius
+        h, w = upsampled.shape[0] - 2 * r, upsampled.shape[1] - 2 * r
+        field = np.asarray(upsampled, dtype=np.float32)
+        out = np.empty((h, w), dtype=np.float32)
+        for top in range(0, h, BLOCK):
+            for left in range(0, w, BLOCK):
+                part = field[top : top + BLOCK + 2 * r, left : left + BLOCK + 2 * r]
+                out[top : top + BLOCK, left : left + BLOCK] = run(part[None, :, :, None])[0, :, :, 0]
+        return out if self.card.residual else out - field[r : r + h, r : r + w]
+
+    def predict(self, coarse: np.ndarray, engine: str = "auto") -> np.ndarray:
+        """The fine channel: bicubic field plus residual, before conservation.
+
+        Parameters
+        ----------
+        coarse : (h + 2 halo, w + 2 halo) channel, no NaN (gaps filled, edges continued).
+
+        Returns
+        -------
+        (h * scale, w * scale) float32.
+        """
+        fine = interpolate.bicubic(np.asarray(coarse, dtype=np.float32), self.scale)
+        rim = (self.halo - interpolate.RADIUS) * self.scale  # fine cells around the wanted ones
+        cut, r = rim - self.card.radius, self.card.radius
+        upsampled = fine[cut : fine.shape[0] - cut, cut : fine.shape[1] - cut]
+        return upsampled[r : upsampled.shape[0] - r, r : upsampled.shape[1] - r] + self.residual(upsampled, engine)
+
+
+def _restore(path: str, sha256: str, threads: int) -> Model:
+    model = load_model(path, threads=threads)
+    if model.sha256 != sha256:
+        raise ModelError("the model has changed since the run began", "start again", path)
+    return model
+
+
+def available() -> list[Card]:
+    """Cards of the models that come with geosr, by scale."""
+    cards = [Card.from_json((p / CARD).read_bytes()) for p in _SHIPPED.iterdir() if (p / CARD).is_file()]
+    return sorted(cards, key=lambda card: (card.scale, card.name))
+
+
+def default_model(scale: int) -> str:
+    """Name of the shipped model for ``scale``.
+
+    Raises
+    ------
+    ModelError
+        There is none; the message lists those there are.
+    """
+    cards = available()
+    for card in cards:
+        if card.scale == scale:
+            return card.name
+    have = ", ".join(f"{card.name} (x{card.scale})" for card in cards) or "none"
+    raise ModelError(f"no model for scale {scale}; there are: {have}", "use --method bicubic, or one of these scales")
+
+
+def load_model(name: str | os.PathLike[str], scale: int | None = None, threads: int = 1) -> Model:
+    """A model by shipped name or by path.
+
+    Parameters
+    ----------
+    name : a name that :func:`available` lists, or the path of a bundle.
+    scale : if given, the model must have this scale.
+    threads : see :func:`geosr.models.engines.engine`.
+
+    Raises
+    ------
+    ModelError
+        No such model, a damaged one, or another scale.
+    """
+    shipped = _SHIPPED / str(name)
+    named = str(name) == Path(name).name and (shipped / CARD).is_file()
+    if not named and not Path(name).exists() and str(name) == Path(name).name and not Path(name).suffix:
+        names = ", ".join(card.name for card in available()) or "none"
+        raise ModelError(f"no model {str(name)!r}; there are: {names}", "give one of these, or the path of a bundle")
+    model = _loaded(*_place(shipped if named else Path(name)), threads)
+    if scale is not None:
+        _check_scale(model, scale)
+    return model
+
+
+def resolve_model(model: str | os.PathLike[str] | Model | None, scale: int) -> Model:
+    """The model that a user's wish means for ``scale``: a loaded one, a name, a path, or None for the shipped one."""
+    if isinstance(model, Model):
+        _check_scale(model, scale)
+        return model
+    return load_model(model if model is not None else default_model(scale), scale)
+
+
+def _place(path: Path) -> tuple[str, int, int]:
+    """The absolute path and what changes when the bundle does, as a key for the cache."""
+    place = path.resolve()
+    try:
+        state = (place / CARD if place.is_dir() else place).stat()
+    except OSError:
+        return str(place), 0, 0  # load_bundle says what is wrong
+    return str(place), state.st_mtime_ns, state.st_size
+
+
+@lru_cache(maxsize=8)
+def _loaded(path: str, _mtime: int, _size: int, threads: int) -> Model:
+    """Read and checked once per process, however many tiles ask for it."""
+    return Model(load_bundle(path), threads)
+
+
+def _check_scale(model: Model, scale: int) -> None:
+    if model.scale == scale:
+        return
+    try:
+        hint = f"use --model {default_model(scale)}"
+    except GeosrError:
+        hint = "choose that scale, or --method bicubic"
+    raise ModelError(f"{model.card.name} is for scale {model.scale}, not {scale}", hint)

@@ -1,0 +1,135 @@
+"""Reading: from a path to a Dataset with one field on a north-up grid.
+
+:func:`open_no2` is the way in. ``gate`` decides what may be opened, ``geotiff`` and ``netcdf`` read grids, ``s5p_l2``
+reads Sentinel-5P swaths, ``times`` and ``crop`` select, ``values`` turns numbers into columns, ``field`` wraps the
+result. ``info`` describes a file.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import xarray as xr
+
+from geosr.errors import UsageError, blame
+from geosr.reading.gate import check_path, kind_of
+
+StrPath = str | os.PathLike[str]
+
+
+def open_no2(
+    path: StrPath | Sequence[StrPath],
+    *,
+    variable: str | None = None,
+    time: str | int | None = None,
+    level: str | float | None = None,
+    bbox: Sequence[float] | None = None,
+    crs: object = None,
+    units: str | None = None,
+    input_units: str | None = None,
+    qa: float | None = 0.75,
+    resolution: float | None = None,
+) -> xr.Dataset:
+    """Open a GeoTIFF, a NetCDF grid, or one or several Sentinel-5P L2 swaths (which are gridded together).
+
+    Parameters
+    ----------
+    path : a local file; several only for swaths.
+    variable : name of the variable (groups allowed), or description or number of a GeoTIFF's band. Default: the
+        tropospheric NO2 column (see :mod:`geosr.variables`).
+    time : index, or ISO date or its beginning. Default: all times.
+    level : value or index, for files with levels.
+    bbox : west, south, east, north in degrees; W > E crosses the dateline. Grids are cut to the cells it overlaps.
+    crs : declares the CRS of a grid that has none; for swaths, the CRS of the grid to make.
+    units : of the result. Declares them where the file says nothing.
+    input_units : the units of the numbers in the file, whatever the file says.
+    qa : least ``qa_value`` of a swath's pixels; None takes them all, also where there is no ``qa_value``.
+    resolution : cell size of the grid to make from swaths, in units of its CRS.
+
+    Returns
+    -------
+    Dataset, lazy for grids, with one main variable (:func:`geosr.variables.main_variable`): float32, dims (latitude,
+    longitude), or (y, x) on projected and rotated grids, after time or band if there are several; NaN where missing,
+    north-up, ``units`` where known; and ``spatial_ref``.
+
+    Raises
+    ------
+    InputError, RefusedError
+        The file is missing, unreadable, unsupported or invalid, or a choice is ambiguous.
+    UsageError
+        Options that do not fit the file.
+
+    >>> ds = open_no2("s5p_l3.nc", bbox=(5, 44, 12, 48), units="molec cm-2")     # doctest: +SKIP
+    """
+    paths = [path] if isinstance(path, (str, os.PathLike)) else list(path)
+    if not paths:
+        raise UsageError("no file to read", "name at least one")
+    files = [check_path(p) for p in paths]
+    if _all_swaths(files):
+        from geosr.swath import open_swaths
+
+        if time is not None or level is not None:
+            raise UsageError("--time and --level do not apply to swaths", "choose the files instead")
+        return open_swaths(
+            files,
+            variable=variable,
+            qa=qa,
+            resolution=resolution,
+            bbox=bbox,
+            crs=crs,
+            units=units,
+            input_units=input_units,
+        )
+    if len(files) > 1:
+        raise UsageError(f"{len(files)} grids at once", "give one grid at a time; only swaths are averaged together")
+    with blame(paths[0]):
+        if resolution is not None:
+            raise UsageError("--resolution is for swaths, the file has a grid already", "leave it out")
+        return _open_grid(files[0], variable, time, level, bbox, crs, units, input_units)
+
+
+def _all_swaths(files: list[Path]) -> bool:
+    """Are they swaths? Raises if some are and some are not."""
+    swaths = []
+    for file in files:
+        if kind_of(file) in ("hdf5", "netcdf5"):
+            from geosr.reading.s5p_l2 import is_swath
+
+            with blame(file):
+                swaths.append(is_swath(file))
+        else:
+            swaths.append(False)
+    if any(swaths) != all(swaths):
+        raise UsageError(f"swaths and grids together; {files[swaths.index(False)].name} is a grid", "read them apart")
+    return all(swaths)
+
+
+def _open_grid(
+    path: Path,
+    variable: str | None,
+    time: str | int | None,
+    level: str | float | None,
+    bbox: Sequence[float] | None,
+    crs: object,
+    units: str | None,
+    input_units: str | None,
+) -> xr.Dataset:
+    from geosr.reading.crop import crop
+    from geosr.reading.field import to_dataset
+    from geosr.reading.times import select
+
+    kind = kind_of(path)
+    if kind == "tiff":
+        from geosr.reading import geotiff
+
+        raw = geotiff.read(path, variable, crs)
+    else:
+        from geosr.reading import netcdf
+
+        raw = netcdf.read(path, kind, variable, crs)
+    raw = select(raw, time, level)
+    if bbox is not None:
+        raw = crop(raw, bbox)
+    return to_dataset(raw, path, units, input_units)

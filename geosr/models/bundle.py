@@ -1,0 +1,326 @@
+"""Model bundles: a folder or zip with arrays and one JSON card that says what they are.
+
+========================  ==============================================================================================
+``card.json``             :class:`Card`; names the architecture (by registry name), and every other file with its sha256
+``model.onnx``            weights and graph for inference; geosr reads the weights and writes its own graph
+``weights.keras``         the same weights as trained, for Keras; geosr reads the arrays inside, never the configuration
+========================  ==============================================================================================
+
+Nothing in a bundle is executed: the network is built from geosr's own registry, and the files only fill in numbers
+whose count and shape the registry fixes. So a bundle from a stranger can be wrong, but not dangerous. Whole ``.h5`` and
+``.keras`` models, which may carry code, are refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import zipfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from geosr.channel import AffineScaler
+from geosr.errors import GeosrError, ModelError
+from geosr.grid import check_scale
+from geosr.models import onnx_network
+from geosr.models.architectures import Architecture, architecture
+
+FORMAT = "geosr-model/1"
+CARD, ONNX, KERAS = "card.json", "model.onnx", "weights.keras"
+_MAX_CARD = 1 << 20
+_MAX_CHANNELS = 64
+_AGAIN = "fetch the model again, or train it anew"
+
+Arrays = onnx_network.Arrays
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a model is, where it comes from and how good it is.
+
+    Attributes
+    ----------
+    name, version, description : for people, and for provenance.
+    architecture : key of :data:`geosr.models.architectures.ARCHITECTURES`.
+    scale : fine cells along a coarse cell's side.
+    channels : input fields on the fine grid; the first is the one to refine.
+    residual : the output is added to the bicubic field (else it is the field).
+    equivariant : f(a x + c) = a f(x) for a > 0, by construction (:mod:`geosr.models.keras_network`); no biases.
+    scaler : physical units to the channel.
+    radius : receptive radius in fine cells; must be the registry's.
+    training : data with licences, the whole recipe, software, seconds.
+    skill : one entry per held-out set: scores of the model and of each baseline.
+    envelope : what it was trained on: units, quantiles of the values, cell sizes in metres.
+    files : name -> {"sha256": …, "bytes": …}.
+    """
+
+    name: str
+    architecture: str
+    scale: int
+    radius: int
+    version: str = "1"
+    description: str = ""
+    channels: int = 1
+    residual: bool = True
+    equivariant: bool = True
+    scaler: AffineScaler = field(default_factory=AffineScaler)
+    training: dict[str, Any] = field(default_factory=dict)
+    skill: list[dict[str, Any]] = field(default_factory=list)
+    envelope: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def network(self) -> Architecture:
+        """The registry's entry."""
+        return architecture(self.architecture)
+
+    def to_json(self) -> str:
+        """The text of ``card.json``."""
+        return json.dumps({"format": FORMAT, **asdict(self)}, indent=1, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Card:
+        """The card in ``text``, every value checked; a :class:`ModelError` says what is wrong."""
+        try:
+            raw = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise ModelError(f"{CARD} is not JSON ({error})", _AGAIN) from error
+        if not isinstance(raw, dict) or raw.pop("format", None) != FORMAT:
+            raise ModelError(f"{CARD} is not a geosr model card ({FORMAT})", "use a bundle that geosr made")
+        known = {f.name: f for f in fields(cls)}
+        # A later version may say more; what decides the numbers must be there and right.
+        values = {k: v for k, v in raw.items() if k in known}
+        for key, kind in _KINDS.items():
+            value = values.get(key)
+            _check(isinstance(value, kind) and (kind is not int or not isinstance(value, bool)), key)
+        try:
+            values["scaler"] = AffineScaler(**values["scaler"])
+            card = cls(**values)
+            check_scale(card.scale)
+        except (TypeError, GeosrError) as error:
+            raise ModelError(f"{CARD} is not usable: {error}", _AGAIN) from error
+        _check(1 <= card.channels <= _MAX_CHANNELS, "channels")
+        _check(card.radius == card.network.radius, "radius")
+        return card
+
+
+_KINDS: dict[str, type] = {
+    "name": str,
+    "architecture": str,
+    "scale": int,
+    "radius": int,
+    "channels": int,
+    "residual": bool,
+    "equivariant": bool,
+    "scaler": dict,
+    "files": dict,
+}
+
+
+def _check(good: bool, key: str) -> None:
+    if not good:
+        raise ModelError(f"{CARD}: {key!r} is missing or wrong", _AGAIN)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle in memory: the card, the checked files, and the sha256 of ``card.json``, which names them all."""
+
+    card: Card
+    files: dict[str, bytes]
+    sha256: str
+    path: str
+
+    def onnx_arrays(self) -> Arrays:
+        """Weights from ``model.onnx``, shapes checked, finite."""
+        card = self.card
+        return _finite(onnx_network.read_arrays(self._file(ONNX), card.network, card.channels, not card.equivariant))
+
+    def keras_arrays(self) -> Arrays:
+        """Weights from ``weights.keras``, shapes checked, finite. Needs h5py (it comes with Keras)."""
+        return _finite(_read_keras(self._file(KERAS), self.card))
+
+    def _file(self, name: str) -> bytes:
+        if name not in self.files:
+            raise ModelError(f"the model has no {name}", "choose another --engine", self.path)
+        return self.files[name]
+
+
+def load_bundle(path: str | os.PathLike[str]) -> Bundle:
+    """Read and check the bundle at ``path``, a folder or a zip.
+
+    Raises
+    ------
+    ModelError
+        Anything missing, damaged, too large or not what the card says; whole Keras models.
+    """
+    place = Path(path)
+    try:
+        with _opened(place) as read:
+            return _read_bundle(read, place)
+    except ModelError as error:
+        error.path = error.path or str(place)
+        raise
+    except (OSError, zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+        raise ModelError(f"the model cannot be read ({error})", _AGAIN, place) from error
+
+
+class _opened:
+    """Context: a function ``read(name, most)`` for the files of a folder or zip; at most ``most`` bytes, else None."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self.zip: zipfile.ZipFile | None = None
+
+    def __enter__(self) -> Callable[[str, int], bytes | None]:
+        place = self.place
+        if place.suffix.lower() in (".h5", ".hdf5", ".keras"):
+            raise ModelError(
+                "whole Keras models are refused, because they can carry code",
+                "use a geosr bundle: a folder or zip with a card.json",
+            )
+        if place.is_dir():
+            return self._read_folder
+        if not place.is_file():
+            raise ModelError(
+                "no such model",
+                "give a bundle (folder or zip with a card.json) or a name that geosr models lists",
+            )
+        if not zipfile.is_zipfile(place):
+            raise ModelError("not a model bundle", "give a folder or a zip with a card.json")
+        self.zip = zipfile.ZipFile(place)
+        return self._read_zip
+
+    def __exit__(self, *_: object) -> None:
+        if self.zip is not None:
+            self.zip.close()
+
+    def _read_folder(self, name: str, most: int) -> bytes | None:
+        file = self.place / name
+        if not file.is_file():
+            raise ModelError(f"the model has no {name}", _AGAIN)
+        with file.open("rb") as stream:
+            data = stream.read(most + 1)
+        return data if len(data) <= most else None
+
+    def _read_zip(self, name: str, most: int) -> bytes | None:
+        archive = self.zip
+        names = archive.namelist() if archive is not None else []
+        found = [n for n in names if n == name or (n.count("/") == 1 and n.endswith("/" + name))]
+        if archive is None or len(found) != 1:
+            raise ModelError(f"the model has {len(found)} files {name}, not one", _AGAIN)
+        with archive.open(found[0]) as stream:  # reads what is there, whatever size the directory claims
+            data = stream.read(most + 1)
+        return data if len(data) <= most else None
+
+
+def _read_bundle(read: Callable[[str, int], bytes | None], place: Path) -> Bundle:
+    text = read(CARD, _MAX_CARD)
+    if text is None:
+        raise ModelError(f"{CARD} is larger than {_MAX_CARD} bytes", _AGAIN)
+    card = Card.from_json(text)
+    most = 8 * card.network.weight_count(card.channels, bias=True) + (1 << 18)
+    files = {}
+    for name, claim in card.files.items():
+        if name not in (ONNX, KERAS) or not isinstance(claim, dict):
+            raise ModelError(f"{CARD} names {name!r}, which no geosr model has", _AGAIN)
+        data = read(name, most)
+        if data is None:
+            raise ModelError(f"{name} is larger than {card.architecture} can be ({most} bytes)", _AGAIN)
+        if hashlib.sha256(data).hexdigest() != claim.get("sha256"):
+            raise ModelError(f"{name} is not the file that the card describes (sha256)", _AGAIN)
+        files[name] = data
+    bundle = Bundle(card, files, hashlib.sha256(text).hexdigest(), str(place))
+    bundle.onnx_arrays()  # every model has one; wrong shapes must not wait for the first tile
+    return bundle
+
+
+def _finite(arrays: Arrays) -> Arrays:
+    for kernel, bias in arrays:
+        if not np.isfinite(kernel).all() or (bias is not None and not np.isfinite(bias).all()):
+            raise ModelError("the weights hold NaN or infinity", _AGAIN)
+    return arrays
+
+
+def _read_keras(data: bytes, card: Card) -> Arrays:
+    """Arrays out of ``model.weights.h5`` inside a ``.keras`` zip; its ``config.json`` is never looked at."""
+    import h5py
+
+    shapes = card.network.kernel_shapes(card.channels)
+    most = 8 * card.network.weight_count(card.channels, bias=True) + (1 << 18)
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive, archive.open("model.weights.h5") as stream:
+            inner = stream.read(most + 1)
+        if len(inner) > most:
+            raise ModelError(f"{KERAS} unpacks to more than {card.architecture} can be", _AGAIN)
+        arrays: Arrays = []
+        with h5py.File(io.BytesIO(inner), "r") as file:
+            for i, shape in enumerate(shapes):
+                group = "layers/conv2d" + (f"_{i}" if i else "") + "/vars"
+                kernel = _dataset(file, f"{group}/0", shape)
+                arrays.append((kernel, None if card.equivariant else _dataset(file, f"{group}/1", shape[-1:])))
+        return arrays
+    except (OSError, KeyError, zipfile.BadZipFile, RuntimeError, ValueError) as error:
+        if isinstance(error, ModelError):
+            raise
+        raise ModelError(f"{KERAS} is damaged ({error})", _AGAIN) from error
+
+
+def _dataset(file: Any, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """A plain float32 dataset of that shape: no link out of the file, no filter that could inflate."""
+    import h5py
+
+    item: Any = file
+    for part in name.split("/"):
+        link = item.get(part, getlink=True) if isinstance(item, h5py.Group) else None
+        item = item[part] if isinstance(link, h5py.HardLink) else None
+    plain = (
+        isinstance(item, h5py.Dataset)
+        and item.shape == shape
+        and item.dtype == np.float32
+        and item.chunks is None
+        and not item.external
+        and not item.is_virtual
+    )
+    if not plain:
+        raise ModelError(f"{KERAS}: {name} is not a plain float32 array of shape {shape}", _AGAIN)
+    return np.asarray(item)
+
+
+def save_bundle(folder: str | os.PathLike[str], card: Card, arrays: Arrays) -> Card:
+    """Write a bundle: ``model.onnx``, ``weights.keras`` (needs Keras) and, last, ``card.json``.
+
+    Parameters
+    ----------
+    folder : created; files of an older bundle in it are replaced.
+    card : ``files`` is filled in here.
+
+    Returns
+    -------
+    The card as written.
+    """
+    from geosr.models import keras_network
+
+    place = Path(folder)
+    place.mkdir(parents=True, exist_ok=True)
+    (place / CARD).unlink(missing_ok=True)  # a bundle without a card is no bundle: never a card for other files
+    (place / ONNX).write_bytes(onnx_network.write(card.network, arrays))
+    model = keras_network.build(card.network, card.channels, equivariant=card.equivariant, training=False)
+    keras_network.with_arrays(model, arrays).save(place / KERAS)
+    files = {}
+    for name in (ONNX, KERAS):
+        data = (place / name).read_bytes()
+        files[name] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+    return rewrite_card(place, replace(card, files=files))
+
+
+def rewrite_card(folder: str | os.PathLike[str], card: Card) -> Card:
+    """Replace the card of the bundle in ``folder``, for instance after scoring it. Returns ``card``."""
+    (Path(folder) / CARD).write_text(card.to_json(), encoding="utf-8")
+    return card

@@ -1,0 +1,144 @@
+"""CF NetCDF-4, compressed, written tile by tile.
+
+xarray writes the small part (coordinates, bounds, grid mapping); the data go through netCDF4, one window at a
+time, under xarray's own lock for the HDF5 library, which crashes when two threads are inside it: the input may be
+read through it at the same time.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from geosr.errors import OutputError, UsageError
+from geosr.provenance import Provenance
+from geosr.writing.atomic import Staging, closing, disk_full, is_full
+from geosr.writing.cf import Content, content, global_attrs
+from geosr.writing.stream import Ledger, Plan, stream
+
+# Level 4 of zlib: 1 % larger than level 9 on smooth fields, several times faster.
+_LEVEL = 4
+
+# Chunks in the file: whole fractions of the tiles, about this many cells a side.
+_CHUNK = 512
+
+
+def netcdf_options(given: Mapping[str, Any] | None) -> dict[str, str]:
+    """``ZLEVEL`` (0 to 9, as GDAL's netCDF driver names it) or a :class:`UsageError`."""
+    chosen = {str(k).upper(): str(v) for k, v in (given or {}).items()}
+    if unknown := sorted(set(chosen) - {"ZLEVEL"}):
+        raise UsageError(
+            f"creation option {unknown[0]} is not one for NetCDF by geosr", "there is ZLEVEL (0 to 9)"
+        )
+    level = chosen.get("ZLEVEL", str(_LEVEL))
+    if level not in tuple("0123456789"):
+        raise UsageError(f"ZLEVEL={level} is not possible", "use 0 to 9")
+    return {"ZLEVEL": level}
+
+
+def chunk_sizes(data: Any, limit: int = _CHUNK) -> tuple[int, ...]:
+    """Chunks in the file for a dask-backed field: each a divisor of the tile (so that no two tiles share one, and
+    none is compressed twice), near ``limit`` cells a side, one layer thick.
+    """
+    *first, rows, cols = data.chunks
+    return (*(1 for _ in first), _divisor(max(rows), limit), _divisor(max(cols), limit))
+
+
+def _divisor(n: int, limit: int) -> int:
+    """Largest divisor of ``n`` up to ``limit``; ``n`` itself (up to eight times the limit) if those are tiny."""
+    best = next(k for k in range(min(n, limit), 0, -1) if n % k == 0)
+    return best if best >= limit // 4 or n < limit // 4 else min(n, 8 * limit)
+
+
+def write_netcdf(
+    job: Plan,
+    staging: Staging,
+    *,
+    attrs: Mapping[str, Any],
+    provenance: Callable[[Mapping[str, float]], Provenance],
+    options: Mapping[str, str],
+    progress: Callable[[int], None] | None,
+    scheduler: Any,
+) -> tuple[Path, Ledger, Provenance]:
+    """Make the NetCDF file in ``staging``, verified. Parameters and result as for :func:`write_cog`."""
+    import netCDF4
+    from xarray.backends.netCDF4_ import NETCDF4_PYTHON_LOCK as lock
+
+    made = staging.path("made.nc")
+    what = content(job, attrs)
+    with staging.explained():
+        what.frame.to_netcdf(made, engine="netcdf4", format="NETCDF4", encoding=what.encoding())
+        with lock:
+            target = netCDF4.Dataset(made, "a")
+
+    def close() -> None:
+        try:
+            with staging.explained(), lock:
+                target.close()
+        except OutputError:
+            # HDF5 does not let go of a file that it cannot flush; without length it holds no room on the disk.
+            os.truncate(made, 0)
+            raise
+
+    def put(number: int, lead: int, rows: slice, cols: slice, window: np.ndarray) -> None:
+        with lock:
+            variables[number][window_index(job, number, lead, rows, cols)] = window
+
+    with closing(close):
+        with staging.explained(), lock:
+            variables = [
+                _create(target, job, what, n, int(options["ZLEVEL"])) for n in range(len(job.fields))
+            ]
+        ledger = stream(
+            job, put, dtypes=what.dtypes, explained=staging.explained, progress=progress, scheduler=scheduler
+        )
+        final = provenance(ledger.scalars)
+        with staging.explained(), lock:
+            target.setncatts(global_attrs(job, attrs, final))
+    _verify(made, job, ledger, staging)
+    return made, ledger, final
+
+
+def _create(target: Any, job: Plan, what: Content, number: int, level: int) -> Any:
+    data, dtype = job.fields[number], what.dtypes[number]
+    for name, size in data.sizes.items():
+        if name not in target.dimensions:
+            target.createDimension(str(name), size)
+    compression: dict[str, Any] = {"zlib": True, "complevel": level, "shuffle": True} if level else {}
+    variable = target.createVariable(
+        str(data.name),
+        dtype,
+        tuple(map(str, data.dims)),
+        chunksizes=tuple(min(c, n) for c, n in zip(chunk_sizes(data), data.shape, strict=True)),
+        fill_value=np.float32(np.nan) if dtype.kind == "f" else None,
+        **compression,
+    )
+    # Windows are what they are: netCDF4 would mask and scale them.
+    variable.set_auto_maskandscale(False)
+    variable.setncatts(what.attrs[number])
+    return variable
+
+
+def window_index(job: Plan, number: int, lead: int, rows: slice, cols: slice) -> tuple[int | slice, ...]:
+    """Index of one window into the stored array of a field."""
+    return (lead, rows, cols) if job.fields[number].ndim == 3 else (rows, cols)
+
+
+def _verify(made: Path, job: Plan, ledger: Ledger, staging: Staging) -> None:
+    """Reopen and compare every window: a file cut short by a full disk reads as fill values, without an error."""
+    import netCDF4
+    from xarray.backends.netCDF4_ import NETCDF4_PYTHON_LOCK as lock
+
+    with staging.explained(), lock, netCDF4.Dataset(made) as done:
+        done.set_auto_maskandscale(False)
+        variables = [done.variables[str(f.name)] for f in job.fields]
+        try:
+            ledger.verify(lambda f, lead, rows, cols: variables[f][window_index(job, f, lead, rows, cols)])
+        except OutputError as error:
+            if is_full(staging.target.parent):
+                raise disk_full(staging.target, staging.target.parent) from error
+            raise

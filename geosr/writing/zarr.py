@@ -1,0 +1,96 @@
+"""A Zarr store with the same CF content as the NetCDF file.
+
+Format 2 with consolidated metadata: every Zarr library reads it, and GDAL (hence QGIS) since 3.4, while GDAL 3.10
+rejects what zarr-python writes in format 3, whose consolidated metadata are not in its specification either.
+Compression is Blosc with Zstandard and shuffle, checked with GDAL's driver in rasterio's wheels. Chunks are whole
+fractions of the tiles: several processes may write different tiles at once without touching one chunk twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from geosr.errors import OutputError
+from geosr.provenance import Provenance
+from geosr.writing.atomic import Staging, disk_full, is_full, require_zarr
+from geosr.writing.cf import Content, content, global_attrs
+from geosr.writing.netcdf import chunk_sizes, window_index
+from geosr.writing.stream import Ledger, Plan, stream
+
+_FORMAT: Literal[2] = 2
+
+
+def write_zarr(
+    job: Plan,
+    staging: Staging,
+    *,
+    attrs: Mapping[str, Any],
+    provenance: Callable[[Mapping[str, float]], Provenance],
+    progress: Callable[[int], None] | None,
+    scheduler: Any,
+) -> tuple[Path, Ledger, Provenance]:
+    """Make the store in ``staging``, verified. Parameters and result as for :func:`write_cog`."""
+    require_zarr()
+    import zarr
+
+    made = staging.path("made.zarr")
+    what = content(job, attrs)
+    with staging.explained():
+        what.frame.to_zarr(made, mode="w", zarr_format=_FORMAT, consolidated=False, encoding=_encoding(what))
+        group = zarr.open_group(made, mode="a", zarr_format=_FORMAT)
+        arrays = [_create(group, job, what, number) for number in range(len(job.fields))]
+
+    def put(number: int, lead: int, rows: slice, cols: slice, window: np.ndarray) -> None:
+        arrays[number][window_index(job, number, lead, rows, cols)] = window
+
+    ledger = stream(
+        job, put, dtypes=what.dtypes, explained=staging.explained, progress=progress, scheduler=scheduler
+    )
+    final = provenance(ledger.scalars)
+    with staging.explained():
+        group.attrs.update(global_attrs(job, attrs, final))
+        zarr.consolidate_metadata(made, zarr_format=_FORMAT)
+    _verify(made, job, ledger, staging)
+    return made, ledger, final
+
+
+def _encoding(what: Content) -> dict[Any, dict[str, Any]]:
+    # One chunk for each coordinate, so that opening the store costs one request each.
+    return {
+        name: {**fresh, "chunks": what.frame[name].shape} if what.frame[name].ndim else fresh
+        for name, fresh in what.encoding().items()
+    }
+
+
+def _create(group: Any, job: Plan, what: Content, number: int) -> Any:
+    from numcodecs import Blosc
+
+    data, dtype = job.fields[number], what.dtypes[number]
+    return group.create_array(
+        str(data.name),
+        shape=data.shape,
+        chunks=tuple(min(c, n) for c, n in zip(chunk_sizes(data), data.shape, strict=True)),
+        dtype=dtype,
+        fill_value=np.nan if dtype.kind == "f" else None,
+        compressors=Blosc("zstd", clevel=3, shuffle=Blosc.SHUFFLE),
+        attributes={**what.attrs[number], "_ARRAY_DIMENSIONS": [str(d) for d in data.dims]},
+    )
+
+
+def _verify(made: Path, job: Plan, ledger: Ledger, staging: Staging) -> None:
+    """Reopen and compare every window."""
+    import zarr
+
+    with staging.explained():
+        group = zarr.open_group(made, mode="r", zarr_format=_FORMAT)
+        arrays: list[Any] = [group[str(f.name)] for f in job.fields]
+        try:
+            ledger.verify(lambda f, lead, rows, cols: arrays[f][window_index(job, f, lead, rows, cols)])
+        except OutputError as error:
+            if is_full(staging.target.parent):
+                raise disk_full(staging.target, staging.target.parent) from error
+            raise

@@ -1,0 +1,154 @@
+"""Shipped models: found, loaded, and equal to what their construction promises."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import geosr.models
+from geosr import interpolate
+from geosr.errors import ModelError, UsageError
+from geosr.models import available, default_model, load_model, resolve_model
+
+CARDS = available()
+NAMES = [card.name for card in CARDS]
+SHIPPED = Path(geosr.models.__file__).parent / "shipped"
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def model(request):
+    return load_model(request.param)
+
+
+def plumes(seed: int, shape=(24, 21)):
+    """A rough positive field with structure at every scale."""
+    return np.random.default_rng(seed).gamma(0.5, 4, shape).astype(np.float32)
+
+
+def test_scales_2_3_4_ship_under_5_mb():
+    assert {card.scale for card in CARDS} == {2, 3, 4}
+    assert sum(file.stat().st_size for file in SHIPPED.rglob("*") if file.is_file()) < 5e6
+
+
+@pytest.mark.parametrize("card", CARDS, ids=NAMES)
+def test_card_says_what_a_user_must_know(card):
+    assert card.residual
+    assert card.equivariant
+    assert card.training["data"]
+    assert all(d["licence"] for d in card.training["data"])
+    assert card.training["recipe"]["name"] == card.name
+    assert card.envelope["units"] == "1e15 molec cm-2"
+    assert len(card.skill) >= 2
+    for entry in card.skill:
+        assert entry["psnr"]["srcnn"] > entry["psnr"]["back-projected bicubic"]
+        assert entry["worst_gain"] > 0
+
+
+@pytest.mark.parametrize("card", CARDS, ids=NAMES)
+def test_shipped_model_is_of_the_committed_recipe(card):
+    from geosr.recipe import read_recipe
+
+    recipe = read_recipe(card.name)
+    assert card.training["recipe"] == recipe.to_dict()
+    assert not set(card.training["files"]) & {"WorldNO2_2019.tif", "WorldNO2_2020.tif"}
+
+
+@settings(max_examples=25, deadline=None)
+@given(factor=st.floats(1e-3, 1e3), offset=st.floats(-50, 50), seed=st.integers(0, 99))
+def test_affine_equivariance(model, factor, offset, seed):
+    """predict(a x + c) = a predict(x) + c for a > 0: no unit, level or spread of the scene matters."""
+    x = plumes(seed, (2 * model.halo + 3, 2 * model.halo + 2))
+    expected = factor * model.predict(x).astype(np.float64) + offset * factor
+    found = model.predict((factor * (x + np.float32(offset))).astype(np.float32))
+    np.testing.assert_allclose(found, expected, atol=2e-5 * factor * (np.ptp(x) + abs(offset)))
+
+
+def test_flat_field_has_no_residual(model):
+    flat = np.full((2 * model.halo + 4, 2 * model.halo + 4), 7.5, np.float32)
+    np.testing.assert_allclose(model.predict(flat), 7.5, atol=1e-4)
+
+
+def test_network_does_something(model):
+    x = plumes(0, (2 * model.halo + 9, 2 * model.halo + 9))
+    inner = slice(model.halo - interpolate.RADIUS, -(model.halo - interpolate.RADIUS))
+    change = model.predict(x) - interpolate.bicubic(x[inner, inner], model.scale)
+    assert change.std() > 0.02 * x.std()
+
+
+def test_halo_is_all_that_a_prediction_sees(model):
+    """A change ``halo + 1`` cells away changes nothing, one ``halo`` cells away may."""
+    m, n = model.halo, 2 * model.halo + 3
+    x = plumes(1, (n, n))
+    far = x.copy()
+    far[0], far[-1], far[:, 0], far[:, -1] = 99, 99, 99, 99
+    inner = slice(model.scale, 2 * model.scale)  # the middle coarse cell of three
+    assert np.array_equal(model.predict(x)[inner, inner], model.predict(far)[inner, inner])
+    assert x.shape[0] - 2 * m == 3
+
+
+@pytest.mark.parametrize("block", [16, 50, 1000])
+def test_block_size_does_not_matter(model, monkeypatch, block):
+    x = plumes(2, (41, 37))
+    whole = model.predict(x)
+    monkeypatch.setattr(geosr.models, "BLOCK", block)
+    np.testing.assert_allclose(model.predict(x), whole, atol=1e-6 * np.ptp(whole))
+
+
+def test_geometry_of_the_prediction(model):
+    x = plumes(3, (2 * model.halo + 1, 2 * model.halo + 4))
+    fine = model.predict(x)
+    assert fine.shape == (model.scale, 4 * model.scale)
+    assert fine.dtype == np.float32
+
+
+def test_pickles_as_its_place(model):
+    copy = pickle.loads(pickle.dumps(model))
+    assert copy.sha256 == model.sha256
+    assert len(pickle.dumps(model)) < 2000
+
+
+def test_changed_on_disk_between_processes(random_bundle, tmp_path):
+    folder = shutil.copytree(random_bundle[0], tmp_path / "m")
+    text = pickle.dumps(load_model(folder))
+    card = json.loads((folder / "card.json").read_text())
+    (folder / "card.json").write_text(json.dumps({**card, "version": "2"}))
+    with pytest.raises(ModelError, match="changed since"):
+        pickle.loads(text)
+
+
+def test_lookup():
+    assert load_model(default_model(4)) is load_model(default_model(4), 4)
+    assert default_model(4) in NAMES
+    assert resolve_model(None, 2).scale == 2
+    model = load_model(default_model(2))
+    assert resolve_model(model, 2) is model
+    with pytest.raises(ModelError, match=r"no2-srcnn.*--method bicubic"):
+        default_model(7)
+    with pytest.raises(ModelError, match=f"for scale 2, not 4; use --model {default_model(4)}"):
+        resolve_model(model, 4)
+    with pytest.raises(ModelError, match="no model 'nothing'.*no2-srcnn"):
+        load_model("nothing")
+    with pytest.raises(ModelError, match="no such model"):
+        load_model("./nothing/here.zip")
+
+
+def test_models_of_several_channels_are_not_fed_one(make_bundle):
+    folder, _, _ = make_bundle(channels=2)
+    with pytest.raises(UsageError, match="2 channels"):
+        load_model(folder).predict(np.zeros((12, 12), np.float32))
+
+
+def test_plain_network_predicts_the_field_itself(make_bundle):
+    """A model without residual learning: predict gives the network's output."""
+    plain = load_model(make_bundle(residual=False)[0])
+    residual = load_model(make_bundle(residual=True)[0])
+    x = plumes(4)
+    bicubic = interpolate.bicubic(x[2:-2, 2:-2], 4)
+    np.testing.assert_allclose(plain.predict(x), residual.predict(x) - bicubic, atol=1e-4)
