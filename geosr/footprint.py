@@ -90,13 +90,18 @@ def corners_from_centres(
     pad[1:-1, 1:-1] = points
     pad = _extrapolate(_extrapolate(pad))  # the second round reaches the diagonal neighbours
     mean = pad[:-1, :-1] + pad[:-1, 1:] + pad[1:, 1:] + pad[1:, :-1]
-    corners = np.stack([mean[:-1, :-1], mean[:-1, 1:], mean[1:, 1:], mean[1:, :-1]], axis=2)
+    corners = ring(mean)
     _fill_lonely(corners, points)
     inner = tuple(slice((s - n) // 2, (s + n) // 2) for s, n in zip(points.shape[:2], (ny, nx), strict=True))
     clon, clat = lonlat(corners[inner])
     missing = ~(np.isfinite(lon) & np.isfinite(lat))
     clon[missing], clat[missing] = np.nan, np.nan
     return clon, clat
+
+
+def ring(nodes: np.ndarray) -> np.ndarray:
+    """(ny + 1, nx + 1, …) nodes to the four corners of each pixel, (ny, nx, 4, …), around the pixel."""
+    return np.stack([nodes[:-1, :-1], nodes[:-1, 1:], nodes[1:, 1:], nodes[1:, :-1]], axis=2)
 
 
 def _fill_lonely(corners: np.ndarray, points: np.ndarray) -> None:

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import os
 import pickle
 from dataclasses import FrozenInstanceError
 
@@ -15,7 +16,15 @@ def test_sha256_is_the_one_of_hashlib_over_several_pieces(tmp_path):
     assert sha256_of(tmp_path / "a") == hashlib.sha256(data).hexdigest()
 
 
-def test_sha256_of_a_folder_sees_names_and_contents_but_not_the_order_of_making(tmp_path):
+def test_sha256_of_a_folder_sees_names_and_contents_but_not_the_order_of_the_system(tmp_path, monkeypatch):
+    walk = os.walk
+
+    def backwards(path):
+        for folder, subfolders, names in walk(path):
+            subfolders.reverse()
+            names.reverse()
+            yield folder, subfolders, names
+
     def make(name, *files):
         folder = tmp_path / name
         for path, text in files:
@@ -25,6 +34,9 @@ def test_sha256_of_a_folder_sees_names_and_contents_but_not_the_order_of_making(
 
     one = make("one", ("a/0", "x"), ("b/0", "y"))
     assert make("same", ("b/0", "y"), ("a/0", "x")) == one
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "walk", backwards)
+        assert sha256_of(tmp_path / "one") == one
     assert make("renamed", ("a/1", "x"), ("b/0", "y")) != one
     assert make("changed", ("a/0", "x"), ("b/0", "z")) != one
 

@@ -8,13 +8,18 @@ result. ``info`` describes a file.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import xarray as xr
 
-from geosr.errors import UsageError, blame
+from geosr.errors import InputError, UsageError, blame
 from geosr.reading.gate import check_path, kind_of
+
+if TYPE_CHECKING:
+    from geosr.reading.field import Raw
 
 StrPath = str | os.PathLike[str]
 
@@ -121,15 +126,52 @@ def _open_grid(
     from geosr.reading.times import select
 
     kind = kind_of(path)
-    if kind == "tiff":
-        from geosr.reading import geotiff
 
-        raw = geotiff.read(path, variable, crs)
-    else:
+    def read(name: str | None) -> Raw:
+        if kind == "tiff":
+            from geosr.reading import geotiff
+
+            return geotiff.read(path, name, crs)
         from geosr.reading import netcdf
 
-        raw = netcdf.read(path, kind, variable, crs)
-    raw = select(raw, time, level)
-    if bbox is not None:
-        raw = crop(raw, bbox)
-    return to_dataset(raw, path, units, input_units)
+        return netcdf.read(path, kind, name, crs)
+
+    def dataset(raw: Raw, units: str | None, input_units: str | None) -> xr.Dataset:
+        raw = select(raw, time, level)
+        return to_dataset(raw if bbox is None else crop(raw, bbox), path, units, input_units)
+
+    raw = read(variable)
+    ds = dataset(raw, units, input_units)
+    kept = []
+    for name in companions(raw):
+        extra = _companion(read, name, raw)
+        if extra is None:
+            continue
+        same = extra.attrs.get("units") == raw.attrs.get("units")
+        ds[extra.name] = dataset(extra, *((units, input_units) if same else (None, None)))[extra.name]
+        kept.append(extra.name)
+    if kept:
+        ds[raw.name].attrs["ancillary_variables"] = " ".join(kept)
+    return ds
+
+
+def companions(raw: Raw) -> list[str]:
+    """Names under which the precision and the count of a column may stand beside it.
+
+    CF names them in ``ancillary_variables`` (along with flags and factors, which do not belong on a finer grid);
+    the bands of a GeoTIFF have only their descriptions, as ``geosr grid`` writes them.
+    """
+    listed = str(raw.attrs.get("ancillary_variables", "")).split()
+    return listed or [f"{raw.name}_precision", f"{raw.name}_count"]
+
+
+def _companion(read: Callable[[str | None], Raw], name: str, main: Raw) -> Raw | None:
+    """The variable ``name`` if it is a precision or a count on the grid of ``main``."""
+    try:
+        found = read(name)
+    except InputError:
+        return None  # not there, or not on a grid
+    role = f"{found.attrs.get('standard_name', '')} {found.name}"
+    if found.dims != main.dims or found.box != main.box or found.name == main.name:
+        return None
+    return found if re.search(r"standard_error|number_of_observations|_precision$|_count$", role) else None

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import dask
 import dask.array as da
 import numpy as np
 import pytest
@@ -177,6 +178,28 @@ def test_provenance_is_asked_once_after_the_last_tile(tmp_path, dataset, columns
         progress=lambda cells: events.append(cells),
     )
     assert events == [400, 400, 400, 400, "provenance"]
+
+
+def test_tasks_that_outlive_a_failure_do_not_touch_the_file(dataset, columns):
+    """dask's threads finish what they have begun; by then the file may be closed and removed."""
+    from geosr.writing.stream import plan, stream
+
+    def block(values, block_info=None):
+        if block_info[0]["chunk-location"] == (0, 0):
+            time.sleep(0.1)
+            raise ZeroDivisionError
+        time.sleep(0.4)
+        return values
+
+    ds = dataset(columns(40, 40), chunks=20)
+    lazy = da.map_blocks(block, ds.no2.data, dtype=np.float32, meta=np.empty((0, 0), np.float32))
+    job = plan(ds.assign(no2=ds.no2.copy(data=lazy)), "no2")
+    put = []
+    with pytest.raises(ZeroDivisionError), dask.config.set(scheduler="threads", num_workers=4):
+        stream(job, lambda *window: put.append(window), dtypes=(np.dtype("f4"),))
+    before = len(put)
+    time.sleep(0.6)
+    assert len(put) == before
 
 
 # ---- what was written must read back

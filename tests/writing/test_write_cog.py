@@ -234,6 +234,14 @@ def test_ancillary_work_shared_with_the_main_variable_is_done_once(tmp_path, dat
     assert len(calls) == 9
 
 
+def test_ancillary_variables_come_in_their_cf_order_then_the_rest(tmp_path, dataset, columns, provenance):
+    ds = dataset(columns(5, 6), ancillary=True).assign(cloud=lambda d: d.no2 * 0)
+    ds = ds[["cloud", "no2_count", "no2", "no2_precision"]]
+    write(ds, tmp_path / "out.tif", main="no2", provenance=provenance)
+    with rasterio.open(tmp_path / "out.tif") as done:
+        assert done.descriptions == ("no2", "no2_precision", "no2_count", "cloud")
+
+
 def test_wrong_variables_are_usage_errors(tmp_path, dataset, columns, provenance):
     ds = dataset(columns(5, 6))
     with pytest.raises(UsageError, match="no variable 'so2'"):
