@@ -85,8 +85,36 @@ class Evaluation:
     conservation_error: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, for JSON."""
-        return asdict(self)
+        """Plain data, for JSON: a score that does not exist (NaN, or the infinite PSNR of a perfect field) is None."""
+        return _finite(asdict(self))
+
+    def to_text(self) -> str:
+        """The tables for people, and in the last line whether the network wins."""
+        unit = f" {self.units}" if self.units else ""
+        lines = [f"x{self.scale}, model {self.model or 'none'}; PSNR over the range of the truth"]
+        for table in (self.valid, self.away_from_gaps):
+            lines.append(f"\n{table.label}: {table.cells} cells, range {table.data_range:.6g}{unit}")
+            lines.append(f"{'':24}{'PSNR dB':>9}{'SSIM':>9}{'RMSE':>12}{'MAE':>12}{'bias':>12}")
+            for name, s in table.scores.items():
+                lines.append(f"{name:24}{s.psnr:9.2f}{s.ssim:9.4f}{s.rmse:12.4g}{s.mae:12.4g}{s.bias:12.3g}")
+        return "\n".join([*lines, "", self.verdict()])
+
+    def verdict(self) -> str:
+        """Does the network beat the best interpolation here, away from gaps?"""
+        table = self.away_from_gaps if self.away_from_gaps.cells else self.valid
+        if SRCNN not in table.scores:
+            return f"best interpolation: {table.best_interpolation}"
+        best = table.best_interpolation
+        gain = table.gain(best)
+        if gain > 0:
+            return f"srcnn is {gain:.2f} dB better than the best interpolation ({best})"
+        return f"srcnn does NOT beat the best interpolation here: {gain:+.2f} dB against {best}"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def evaluate(

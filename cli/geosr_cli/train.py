@@ -22,11 +22,12 @@ def command(
     geosr train my_recipe.toml --data rasters/ -o my_model
     geosr downscale s5p.nc --model my_model
     """
-    from geosr.recipe import find_recipe
+    from geosr.models import table
+    from geosr.recipe import read_recipe
     from geosr.training import train
 
     reporter = Reporter(as_json=as_json, quiet=quiet, verbose=verbose)
-    plan = find_recipe(recipe)
+    plan = read_recipe(recipe)
     if steps is not None:
         plan = plan.with_steps(steps)
     with reporter.listening(), reporter.progress("train", unit="step") as progress:
@@ -38,5 +39,4 @@ def command(
             done = step
 
         card = train(plan, data, output, note)
-    reporter.say(f"{output}: {card.name}, x{card.scale}, {card.architecture}")
-    reporter.result(card.summary(), card.to_dict())
+    reporter.result(table([card]), card.to_dict())

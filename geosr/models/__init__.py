@@ -8,7 +8,7 @@ networks and why they need no statistics of the scene: :mod:`geosr.models.archit
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -110,6 +110,20 @@ def available() -> list[Card]:
     """Cards of the models that come with geosr, by scale."""
     cards = [Card.from_json((p / CARD).read_bytes()) for p in _SHIPPED.iterdir() if (p / CARD).is_file()]
     return sorted(cards, key=lambda card: (card.scale, card.name))
+
+
+def table(cards: Sequence[Card]) -> str:
+    """Cards for people: a line each, and below it what the model gains on each set of data it never saw."""
+    lines = []
+    for card in cards:
+        kilobytes = sum(f["bytes"] for f in card.files.values()) / 1000
+        lines.append(f"{card.name:24} x{card.scale}  {card.architecture}, {kilobytes:.0f} kB. {card.description}")
+        for held in card.skill:
+            best = max(value for name, value in held["psnr"].items() if name != "srcnn")
+            gains = held["psnr"]["srcnn"] - held["psnr"]["bicubic"], held["psnr"]["srcnn"] - best
+            text = "{:+.2f} dB over bicubic, {:+.2f} dB over the best interpolation".format(*gains)
+            lines.append(f"    {text}: {held['name']}")
+    return "\n".join(lines)
 
 
 def default_model(scale: int) -> str:

@@ -80,9 +80,13 @@ class Card:
         """The registry's entry."""
         return architecture(self.architecture)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for JSON."""
+        return {"format": FORMAT, **asdict(self)}
+
     def to_json(self) -> str:
         """The text of ``card.json``."""
-        return json.dumps({"format": FORMAT, **asdict(self)}, indent=1, ensure_ascii=False) + "\n"
+        return json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Card:
