@@ -29,7 +29,9 @@ def main() -> None:
     titles = ("before: 0.05°", f"after: geosr downscale --scale {SCALE}", "the truth (simulated)")
     for ax, data, title in zip(axes, (coarse, fine, truth), titles, strict=True):
         part = data.sel(WINDOW)
-        image = ax.pcolormesh(part.longitude, part.latitude, part * 1e6, vmin=0, vmax=top, cmap="inferno", rasterized=True)
+        image = ax.pcolormesh(
+            part.longitude, part.latitude, part * 1e6, vmin=0, vmax=top, cmap="inferno", rasterized=True
+        )
         ax.set(title=title, xlabel="longitude", aspect=1 / np.cos(np.deg2rad(45)))
     axes[0].set_ylabel("latitude")
     figure.colorbar(image, ax=axes, label="tropospheric NO2, µmol m$^{-2}$", shrink=0.9)

@@ -10,7 +10,7 @@ import os
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, overload
 
 import numpy as np
 import xarray as xr
@@ -25,8 +25,7 @@ from geosr.grid import cell_areas, check_scale, geobox_of, refine, spatial_dims,
 from geosr.interpolate import RADIUS as BICUBIC_RADIUS
 from geosr.interpolate import bicubic
 
-Method = Literal["srcnn", "bicubic"]
-METHODS: tuple[Method, ...] = ("srcnn", "bicubic")
+METHODS = ("srcnn", "bicubic")
 
 #: Side of a tile in fine cells: a COG block, and about 0.3 GB of activations per thread for the widest network.
 DEFAULT_TILE = 512
@@ -125,7 +124,7 @@ class ConservationCheck:
 
 
 def make_predictor(
-    method: Method, scale: int, model: str | os.PathLike[str] | None, engine: str, units: str | None
+    method: str, scale: int, model: str | os.PathLike[str] | None, engine: str, units: str | None
 ) -> Predictor:
     """The predictor for a method; for ``srcnn`` with the model named, or the shipped one for ``scale``.
 
@@ -148,11 +147,17 @@ def make_predictor(
     return Predictor(scale, loaded.halo, str(loaded.path), engine, loaded.card.scaler.in_units(units))
 
 
+@overload
+def downscale(source: xr.DataArray, scale: int = 4, **options: Any) -> xr.DataArray: ...
+@overload
+def downscale(
+    source: xr.Dataset | str | os.PathLike[str] | Sequence[str | os.PathLike[str]], scale: int = 4, **options: Any
+) -> xr.Dataset: ...
 def downscale(
     source: xr.DataArray | xr.Dataset | str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     scale: int = 4,
     *,
-    method: Method = "srcnn",
+    method: str = "srcnn",
     model: str | os.PathLike[str] | None = None,
     conserve: bool = True,
     tile: int = DEFAULT_TILE,
@@ -198,7 +203,7 @@ def downscale(
 
     box = geobox_of(coarse, crs)
     predictor = make_predictor(method, scale, model, engine, coarse.attrs.get("units"))
-    plan = tiling.plan_tiles(box.shape, tile=tile, halo=predictor.halo, scale=scale)
+    plan = tiling.plan_tiles((box.shape[0], box.shape[1]), tile=tile, halo=predictor.halo, scale=scale)
 
     cells = tiling.as_tiles(coarse.data, plan)
     predicted = tiling.map_tiles(cells, predictor, plan, dtype=cells.dtype)

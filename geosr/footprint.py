@@ -121,9 +121,7 @@ def _fill_lonely(corners: np.ndarray, points: np.ndarray) -> None:
         half.append(step[nearest[0][lonely], nearest[1][lonely]] / 2)
     row, col = half
     centre = points[lonely]
-    corners[lonely] = np.stack(
-        [centre - row - col, centre - row + col, centre + row + col, centre + row - col], 1
-    )
+    corners[lonely] = np.stack([centre - row - col, centre - row + col, centre + row + col, centre + row - col], 1)
 
 
 def _widen(points: np.ndarray, width: float) -> np.ndarray:
@@ -135,9 +133,7 @@ def _widen(points: np.ndarray, width: float) -> np.ndarray:
         if along is None or not np.isfinite(along).any():
             up = np.array([0.0, 0.0, 1.0])
             along = np.cross(np.cross(points, np.broadcast_to(up, points.shape)), points)
-            if (
-                axis == 0 and points.shape[1] == 1
-            ):  # a single pixel: this axis is along track, the other across
+            if axis == 0 and points.shape[1] == 1:  # a single pixel: this axis is along track, the other across
                 along = np.cross(points, along)
         side = np.cross(along, points)
         side = side / np.linalg.norm(side, axis=-1, keepdims=True) * width
@@ -255,16 +251,12 @@ def fit_geobox(
     try:
         target = CRS("EPSG:4326" if crs is None else crs)
     except Exception as error:  # odc and pyproj raise many kinds for a bad CRS
-        raise InputError(
-            f"CRS {crs!r} is not known ({error})", "give an EPSG code, a PROJ string or WKT"
-        ) from error
+        raise InputError(f"CRS {crs!r} is not known ({error})", "give an EPSG code, a PROJ string or WKT") from error
     metres = METRES_PER_DEGREE if target.geographic else target.proj.axis_info[0].unit_conversion_factor
     if resolution is None:
         resolution = nice_size(math.sqrt(pixel_size_m[0] * pixel_size_m[1]) / metres)
     if not (math.isfinite(resolution) and resolution > 0):
-        raise UsageError(
-            f"--resolution {resolution} is not a cell size", "give a positive number in units of the CRS"
-        )
+        raise UsageError(f"--resolution {resolution} is not a cell size", "give a positive number in units of the CRS")
     west, south, east, north = extent
     if target.geographic:
         x0, x1 = _snap(west, east, resolution)
@@ -283,9 +275,7 @@ def fit_geobox(
             f"{MAX_CELLS / 1e6:,.0f} million allowed",
             "give a smaller --bbox or a coarser --resolution",
         )
-    affine = Affine(
-        resolution, 0.0, _multiple(x0, resolution), 0.0, -resolution, _multiple(y0 + ny, resolution)
-    )
+    affine = Affine(resolution, 0.0, _multiple(x0, resolution), 0.0, -resolution, _multiple(y0 + ny, resolution))
     return GeoBox((ny, nx), affine, target)
 
 
@@ -299,7 +289,5 @@ def _project(crs: CRS, extent: tuple[float, float, float, float]) -> tuple[float
     x, y = Transformer.from_crs(4326, crs.proj, always_xy=True).transform(lon, lat)
     good = np.isfinite(x) & np.isfinite(y)
     if not good.any():
-        raise UsageError(
-            f"the pixels or --bbox lie outside the domain of {crs}", "choose another --crs or --bbox"
-        )
+        raise UsageError(f"the pixels or --bbox lie outside the domain of {crs}", "choose another --crs or --bbox")
     return float(x[good].min()), float(y[good].min()), float(x[good].max()), float(y[good].max())

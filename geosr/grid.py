@@ -11,6 +11,7 @@ transform; coordinates are cell centres. Nothing here assumes north-up: a transf
 from __future__ import annotations
 
 from collections.abc import Hashable
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -148,7 +149,7 @@ def _degrees(coord: xr.DataArray, way: str) -> bool:
     )
 
 
-def crs_of(data: xr.DataArray, declared: object = None) -> object:
+def crs_of(data: xr.DataArray, declared: Any = None) -> Any:
     """CRS of ``data``: the stored one, else ``declared``, else EPSG:4326 for degree coordinates, else an error."""
     import rioxarray  # noqa: F401  (registers .rio)
     from rasterio.errors import CRSError
@@ -168,7 +169,7 @@ def crs_of(data: xr.DataArray, declared: object = None) -> object:
     raise InputError("no CRS", "declare it with --crs (in Python: crs=…), e.g. EPSG:4326")
 
 
-def geobox_of(data: xr.DataArray, crs: object = None) -> GeoBox:
+def geobox_of(data: xr.DataArray, crs: Any = None) -> GeoBox:
     """The grid of ``data``.
 
     A stored ``GeoTransform`` that agrees with the coordinates is taken to the last bit; otherwise the transform

@@ -164,7 +164,7 @@ def _downscale_one(
 
     started = time.perf_counter()
     with blame(sources[0]):
-        ds = downscale(sources if len(sources) > 1 else sources[0], scale, **options)
+        ds = downscale(sources, scale, **options)
         main = main_variable(ds)
         box = geobox_of(main)
     method = options.get("method", "srcnn")

@@ -159,9 +159,7 @@ def _local_turns(q, order):
         for i in range(3):
             j, m = (i + 1) % 3, (i + 2) % 3
             up = q[0, i] + q[1, i] + q[2, i] + q[3, i]
-            turn += up * (
-                (q[b, j] - q[a, j]) * (q[c, m] - q[b, m]) - (q[b, m] - q[a, m]) * (q[c, j] - q[b, j])
-            )
+            turn += up * ((q[b, j] - q[a, j]) * (q[c, m] - q[b, m]) - (q[b, m] - q[a, m]) * (q[c, j] - q[b, j]))
         if turn > 0.0:
             left += 1
         elif turn < 0.0:

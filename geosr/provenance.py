@@ -139,9 +139,7 @@ class Provenance:
     def history_line(self) -> str:
         """One line for CF ``history``: time, program, what was done."""
         how = self.command or " ".join(
-            f"{key}={value}"
-            for key, value in self._items().items()
-            if key in ("method", "scale", "model", "input")
+            f"{key}={value}" for key, value in self._items().items() if key in ("method", "scale", "model", "input")
         )
         return f"{self.created}: geosr {self.geosr_version}: {_plain(how)}"
 

@@ -114,9 +114,7 @@ def default_geobox(
         if asked is None:
             total.merge(swath.extent())
     if not sizes or (asked is None and not total.pixels):
-        raise InputError(
-            "no pixel with a location", "check the file; its latitudes and longitudes are all missing"
-        )
+        raise InputError("no pixel with a location", "check the file; its latitudes and longitudes are all missing")
     along, across = (float(np.median(s)) for s in zip(*sizes, strict=True))
     return fit_geobox(asked or total.bbox(), (along, across), resolution, crs)
 
@@ -137,9 +135,7 @@ class _Sums:
         self.seam = 0
 
 
-def grid_swaths(
-    swaths: Iterable[Swath], box: GeoBox, *, correlated: float = 0.0, weights: bool = False
-) -> xr.Dataset:
+def grid_swaths(swaths: Iterable[Swath], box: GeoBox, *, correlated: float = 0.0, weights: bool = False) -> xr.Dataset:
     """Average swaths onto a grid, weighted by the overlap of pixel and cell.
 
     Parameters
@@ -287,9 +283,7 @@ def _dataset(
     data[name][1]["ancillary_variables"] = " ".join(list(data)[1:])
     # with_geobox copies what it is given, several times (rioxarray does): give it an array without memory.
     frame = with_geobox(xr.DataArray(dask.array.zeros(tuple(box.shape), np.float32), dims=dims), box)
-    out = xr.Dataset(
-        {k: (dims, v, frame.attrs | a) for k, (v, a) in data.items()}, frame.coords, _merge_attrs(attrs)
-    )
+    out = xr.Dataset({k: (dims, v, frame.attrs | a) for k, (v, a) in data.items()}, frame.coords, _merge_attrs(attrs))
     for name in data:
         out[name].encoding.update(frame.encoding)
     return out

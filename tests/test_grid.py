@@ -129,7 +129,9 @@ def test_float32_coordinates_are_not_irregular():
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
-@pytest.mark.parametrize(("edge", "step", "n"), [(-180, 0.05, 7200), (-29.9, 0.1, 60), (73.475, 0.05, 1233), (90, -0.25, 720)])
+@pytest.mark.parametrize(
+    ("edge", "step", "n"), [(-180, 0.05, 7200), (-29.9, 0.1, 60), (73.475, 0.05, 1233), (90, -0.25, 720)]
+)
 def test_round_grids_come_out_round(dtype, edge, step, n):
     centres = (edge + step * (np.arange(n) + 0.5)).astype(dtype)
     found = grid.axis_step(xr.DataArray(centres, dims="x", name="x"), "x")

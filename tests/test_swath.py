@@ -17,13 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from odc.geo.geobox import GeoBox
 from pyproj import Transformer
-from referee.orbit import R, orbit_corners, rings, shapely_overlaps, solid_angles, sphere_points
 
 from geosr import swath as swath_module
 from geosr.errors import GeosrWarning, InputError, RefusedError, UsageError
 from geosr.footprint import Extent, corners_from_centres, nice_size
 from geosr.grid import cell_areas, geobox_of
 from geosr.swath import Swath, default_geobox, grid_swaths
+from referee.orbit import R, orbit_corners, rings, shapely_overlaps, solid_angles, sphere_points
 
 
 def make(lon, lat, value=None, precision=None, name="no2", size=(5500.0, 3600.0), **attrs) -> Swath:
@@ -63,9 +63,7 @@ def pixels(draw):
         radii = np.array([draw(st.floats(0.3, 0.7)) for _ in range(4)])
         angles = start + np.arange(4) * math.pi / 2
         shift = draw(st.floats(-0.5, 0.5)), draw(st.floats(-0.5, 0.5))
-        out.append(
-            (lon0 + shift[0] + size * radii * np.cos(angles), lat0 + shift[1] + size * radii * np.sin(angles))
-        )
+        out.append((lon0 + shift[0] + size * radii * np.cos(angles), lat0 + shift[1] + size * radii * np.sin(angles)))
     lon, lat = (np.array(v) for v in zip(*out, strict=True))
     return lon, np.clip(lat, -90, 90), lon0, lat0
 
@@ -95,9 +93,7 @@ def test_grids_inside_one_pixel_and_cut_by_its_edges():
     lon, lat = np.array([[0, 0.45, 0.44, 0.02]]), np.array([[10, 10.05, 10.5, 10.4]])
     for left, top in ((0.2, 10.3), (0.3, 10.3), (-0.2, 10.3), (0.2, 10.6), (0.2, 10.1)):
         box = GeoBox((25, 25), Affine(0.01, 0, left, 0, -0.01, top), "EPSG:4326")
-        np.testing.assert_allclose(
-            overlaps(lon, lat, box), shapely_overlaps(lon, lat, box)[0], rtol=1e-9, atol=1
-        )
+        np.testing.assert_allclose(overlaps(lon, lat, box), shapely_overlaps(lon, lat, box)[0], rtol=1e-9, atol=1)
 
 
 @settings(max_examples=30, deadline=None)
@@ -214,9 +210,7 @@ def test_a_grid_whose_period_is_no_whole_number_of_cells():
     lon, lat = mesh(-181, 10, 10, 40, 0.05)
     box = GeoBox((20, 6000), Affine(0.06, 0, -180, 0, -0.06, 11), "EPSG:4326")
     got = overlaps(rings(lon), rings(lat), box)
-    np.testing.assert_allclose(
-        got[:, :10], shapely_overlaps(rings(lon), rings(lat), box[:, :10]).sum(0), atol=1.0
-    )
+    np.testing.assert_allclose(got[:, :10], shapely_overlaps(rings(lon), rings(lat), box[:, :10]).sum(0), atol=1.0)
     assert got[:, -10:].max() > 0
 
 
@@ -316,9 +310,7 @@ def test_degrees_of_another_datum():
 
 def test_broken_corners_are_left_out_and_counted():
     lon = np.array([[0, 1, 1, 0], [2, 3, 3, 2], [4, 5, 5, 4], [6, 7, 6, 7], [0, 90, 1, 0], [0, 0, 3, 3.0]])
-    lat = np.array(
-        [[0, 0, 1, 1], [0, 0, np.nan, 1], [0, 0, 9.97e36, 1], [0, 0, 1, 1], [0, 0, 1, 1], [0, 0, 3, 3.0]]
-    )
+    lat = np.array([[0, 0, 1, 1], [0, 0, np.nan, 1], [0, 0, 9.97e36, 1], [0, 0, 1, 1], [0, 0, 1, 1], [0, 0, 3, 3.0]])
     box = degrees(-1, -1, 9, 9, 0.5)
     with pytest.warns(GeosrWarning) as seen:
         out = grid_swaths([make(lon, lat)], box, weights=True)
@@ -327,12 +319,8 @@ def test_broken_corners_are_left_out_and_counted():
     assert "2 of 6 pixels left out: their corners enclose no area" in text
     assert "1 of 6 pixels had crossing edges" in text
     weight = out.no2_weight
-    assert weight.sel(longitude=slice(0, 1), latitude=slice(1, 0)).values == pytest.approx(
-        np.ones((2, 2)), abs=1e-3
-    )
-    assert weight.sel(longitude=slice(6, 7), latitude=slice(1, 0)).values == pytest.approx(
-        np.ones((2, 2)), abs=1e-3
-    )
+    assert weight.sel(longitude=slice(0, 1), latitude=slice(1, 0)).values == pytest.approx(np.ones((2, 2)), abs=1e-3)
+    assert weight.sel(longitude=slice(6, 7), latitude=slice(1, 0)).values == pytest.approx(np.ones((2, 2)), abs=1e-3)
     assert weight.sum() == pytest.approx(8, abs=1e-2)
 
 
@@ -347,9 +335,7 @@ def test_crossing_corners_are_put_in_order_also_at_the_pole(order):
 def test_either_sense_of_rotation():
     lon, lat = (rings(v) for v in mesh(8, 48, 6, 6, 0.06, 0.2))
     box = degrees(7, 47, 10, 50, 0.05)
-    np.testing.assert_allclose(
-        overlaps(lon[:, ::-1], lat[:, ::-1], box), overlaps(lon, lat, box), rtol=1e-9, atol=1e-3
-    )
+    np.testing.assert_allclose(overlaps(lon[:, ::-1], lat[:, ::-1], box), overlaps(lon, lat, box), rtol=1e-9, atol=1e-3)
 
 
 def test_random_error_falls_with_the_number_of_pixels_and_the_shared_part_does_not():
@@ -574,8 +560,7 @@ def test_corners_from_centres(where):
     )
     lon, lat = corners_from_centres(*centre)
     off = np.linalg.norm(
-        sphere_points(lon.reshape(-1, 4), lat.reshape(-1, 4))
-        - sphere_points(rings(nodes[0]), rings(nodes[1])),
+        sphere_points(lon.reshape(-1, 4), lat.reshape(-1, 4)) - sphere_points(rings(nodes[0]), rings(nodes[1])),
         axis=-1,
     )
     assert off.max() * R < 1.0  # metres
@@ -605,13 +590,7 @@ def test_a_line_of_pixels_takes_the_width_given(shape):
     clon, clat = corners_from_centres(lon, lat, 5000.0)
     assert clon.shape == (*shape, 4)
     area = solid_angles(clon.reshape(-1, 4), clat.reshape(-1, 4)) * R**2
-    other = (
-        0.05 * 111.2e3
-        if shape[0] > 1
-        else 0.08 * 111.2e3 * math.cos(math.radians(50))
-        if shape[1] > 1
-        else 5000.0
-    )
+    other = 0.05 * 111.2e3 if shape[0] > 1 else 0.08 * 111.2e3 * math.cos(math.radians(50)) if shape[1] > 1 else 5000.0
     np.testing.assert_allclose(area, 5000 * other, rtol=2e-3)
     if shape != (1, 1):
         with pytest.raises(InputError, match="does not tell the pixels' size"):

@@ -85,6 +85,15 @@ reading_options = _apply(
     ]
 )
 
+#: Which implementation runs a network.
+engine_option = click.option(
+    "--engine",
+    type=click.Choice(["auto", "onnx", "tensorflow"]),
+    default="auto",
+    show_default=True,
+    help="What runs the model.",
+)
+
 #: Options of writing.
 output_options = _apply(
     [

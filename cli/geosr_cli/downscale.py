@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from geosr_cli.common import Reporter, output_options, reading_options, report_options
+from geosr_cli.common import Reporter, engine_option, output_options, reading_options, report_options
 
 
 @click.command("downscale")
@@ -36,13 +36,7 @@ from geosr_cli.common import Reporter, output_options, reading_options, report_o
 @click.option("--model", metavar="NAME|PATH", help="Model to use. Default: the shipped one for the scale.")
 @click.option("--no-conserve", "conserve", flag_value=False, default=True, help="Do not correct coarse-cell means.")
 @click.option("--tile", type=int, default=512, show_default=True, metavar="N", help="Side of a tile in fine cells.")
-@click.option(
-    "--engine",
-    type=click.Choice(["auto", "onnx", "tensorflow"]),
-    default="auto",
-    show_default=True,
-    help="Runs the model.",
-)
+@engine_option
 @reading_options
 @output_options
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")

@@ -6,16 +6,14 @@ from typing import Any
 
 import click
 
-from geosr_cli.common import Reporter, reading_options, report_options
+from geosr_cli.common import Reporter, engine_option, reading_options, report_options
 
 
 @click.command("evaluate")
 @click.argument("truth", type=click.Path())
 @click.option("--scale", type=int, default=4, show_default=True, metavar="N", help="Degrade by N, refine again by N.")
 @click.option("--model", metavar="NAME|PATH", help="Model to judge. Default: the shipped one for the scale.")
-@click.option(
-    "--engine", type=click.Choice(["auto", "onnx", "tensorflow"]), default="auto", show_default=True, help="Runs the model."
-)
+@engine_option
 @reading_options
 @report_options
 def command(

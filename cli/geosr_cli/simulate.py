@@ -14,9 +14,13 @@ KINDS = ("l2", "l3", "tif", "truth")
 @click.command("simulate")
 @click.argument("folder", type=click.Path())
 @click.option(
-    "--kind", type=click.Choice(KINDS), multiple=True, default=KINDS, help="What to write; may be given several times. [all]"
+    "--kind",
+    type=click.Choice(KINDS),
+    multiple=True,
+    default=KINDS,
+    help="What to write; may be given several times. [all]",
 )
-@click.option("--seed", type=click.IntRange(0), default=7, show_default=True, help="The same seed gives the same files.")
+@click.option("--seed", type=click.IntRange(0), default=7, show_default=True, help="Same seed, same files.")
 @click.option("--bbox", nargs=4, type=float, metavar="W S E N", help="Area in degrees; W > E crosses 180.")
 @click.option("--date", default="2024-06-12", show_default=True, metavar="YYYY-MM-DD", help="First day.")
 @click.option("--days", type=click.IntRange(1), default=1, show_default=True, help="Days, one overpass each.")
@@ -28,7 +32,11 @@ KINDS = ("l2", "l3", "tif", "truth")
 @click.option("--turbulence", type=float, default=2.0, show_default=True, help="Root mean square of eddies, m/s.")
 @click.option("--lifetime-hours", type=float, default=4.0, show_default=True, help="Lifetime of NO2.")
 @click.option(
-    "--response", type=click.Choice(["area", "tropomi"]), default="area", show_default=True, help="Response of the sensor."
+    "--response",
+    type=click.Choice(["area", "tropomi"]),
+    default="area",
+    show_default=True,
+    help="Response of the sensor.",
 )
 @click.option("--noise", type=float, default=1.0, show_default=True, help="Noise, in parts of TROPOMI's.")
 @click.option("--cloud-cover", type=float, default=0.25, show_default=True, help="Share of the scene under clouds.")

@@ -9,13 +9,15 @@ from geosr_cli.common import Reporter, report_options
 
 @click.command("train")
 @click.argument("recipe", type=click.Path())
-@click.option("--data", required=True, type=click.Path(), metavar="FOLDER", help="Folder that the recipe's files are in.")
-@click.option("-o", "--output", required=True, type=click.Path(), metavar="BUNDLE", help="Folder for the trained model.")
+@click.option(
+    "--data", required=True, type=click.Path(), metavar="FOLDER", help="Folder that the recipe's files are in."
+)
+@click.option(
+    "-o", "--output", required=True, type=click.Path(), metavar="BUNDLE", help="Folder for the trained model."
+)
 @click.option("--steps", type=click.IntRange(1), metavar="N", help="Train for N steps instead of the recipe's.")
 @report_options
-def command(
-    recipe: str, data: str, output: str, steps: int | None, as_json: bool, quiet: bool, verbose: int
-) -> None:
+def command(recipe: str, data: str, output: str, steps: int | None, as_json: bool, quiet: bool, verbose: int) -> None:
     """Train a network by RECIPE (a TOML file, or the name of a model that ships with geosr) and bundle it.
 
     \b

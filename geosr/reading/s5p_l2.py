@@ -36,9 +36,7 @@ _NOT_DATA = re.compile(
     r"classification|number_of|kernel|_idx$|chi_?square|degrees_of_freedom|radius|^(delta_)?time"
 )
 _HUGE = 1e30  # fill values beyond this need no declaration: 9.97e36, 1e36, -1.27e30
-_PRODUCT = re.compile(
-    r"S5P_(?P<mode>[A-Z]{4})_L2__(?P<gas>[A-Z0-9_]{6})_(?P<start>\d{8}T\d{6})_(?P<end>\d{8}T\d{6})_"
-)
+_PRODUCT = re.compile(r"S5P_(?P<mode>[A-Z]{4})_L2__(?P<gas>[A-Z0-9_]{6})_(?P<start>\d{8}T\d{6})_(?P<end>\d{8}T\d{6})_")
 
 
 def _last(name: str) -> str:
@@ -72,11 +70,7 @@ def _pixel_dims(variable: Any) -> tuple[str, ...]:
 
 def _find(items: Sequence[tuple[str, Any]], pattern: str) -> list[tuple[str, Any]]:
     match = re.compile(f"(?i)^({pattern})$")
-    return [
-        (path, v)
-        for path, v in items
-        if match.match(_last(path)) and v.dtype is not str and v.dtype.kind in "fiu"
-    ]
+    return [(path, v) for path, v in items if match.match(_last(path)) and v.dtype is not str and v.dtype.kind in "fiu"]
 
 
 def _centres(items: Sequence[tuple[str, Any]]) -> tuple[Any, Any] | None:
@@ -87,9 +81,7 @@ def _centres(items: Sequence[tuple[str, Any]]) -> tuple[Any, Any] | None:
             if other.rpartition("/")[0] != group or lon.dimensions != lat.dimensions:
                 continue
             dims = _pixel_dims(lat)
-            if len(dims) == 2 or (
-                len(dims) == 1 and lat.name not in lat.dimensions and _bounds(items, lat, lon)
-            ):
+            if len(dims) == 2 or (len(dims) == 1 and lat.name not in lat.dimensions and _bounds(items, lat, lon)):
                 return lat, lon
     return None
 
@@ -102,9 +94,7 @@ def _bounds(items: Sequence[tuple[str, Any]], lat: Any, lon: Any) -> tuple[Any, 
         fits = [
             (path, v)
             for path, v in items
-            if v.size == 4 * centre.size
-            and 4 in v.shape
-            and (_last(path) == declared or v in _named(path, v, names))
+            if v.size == 4 * centre.size and 4 in v.shape and (_last(path) == declared or v in _named(path, v, names))
         ]
         if not fits:
             return None
@@ -141,9 +131,7 @@ def is_swath(path: str | os.PathLike[str]) -> bool:
         return False
 
 
-def read_swath(
-    path: str | os.PathLike[str], *, variable: str | None = None, qa: float | None = 0.75
-) -> Swath:
+def read_swath(path: str | os.PathLike[str], *, variable: str | None = None, qa: float | None = 0.75) -> Swath:
     """Pixels of one swath file, quality-filtered.
 
     Parameters
@@ -168,9 +156,7 @@ def read_swath(
         qa is not within 0 to 1.
     """
     if qa is not None and not 0.0 <= qa <= 1.0:
-        raise UsageError(
-            f"--qa {qa:g} is not a threshold", "give a number from 0 to 1, or none to keep all pixels"
-        )
+        raise UsageError(f"--qa {qa:g} is not a threshold", "give a number from 0 to 1, or none to keep all pixels")
     with blame(path), _open(path) as data:
         items = list(_walk(data))
         product = _product(data, path)
@@ -220,9 +206,7 @@ def _checked_centres(data: Any, items: Sequence[tuple[str, Any]], product: str) 
     if not items:
         dims = list(dict.fromkeys(d for g in [data, *data.groups.values()] for d in g.dimensions))
         tail = (
-            f", only dimensions ({', '.join(dims[:4])}{', …' if len(dims) > 4 else ''})"
-            if dims
-            else " and no groups"
+            f", only dimensions ({', '.join(dims[:4])}{', …' if len(dims) > 4 else ''})" if dims else " and no groups"
         )
         raise InputError(
             f"the file{what} is empty: no variables{tail}", "download it again; the subset may have failed"
@@ -272,23 +256,17 @@ def _field(
                 f"choose --variable from {', '.join(hits)}",
             )
         if any(p == asked or _last(p) == asked for p, _ in items):
-            raise InputError(
-                f"variable {variable!r} is not one number a pixel", f"choose --variable from {listed}"
-            )
+            raise InputError(f"variable {variable!r} is not one number a pixel", f"choose --variable from {listed}")
         raise InputError(f"no variable {variable!r}", f"choose --variable from {listed}")
     for name in DEFAULT_VARIABLES:
         hits = [p for p in fields if _last(p) == name]
         if hits:
             return hits[0], fields[hits[0]]
     if not data:
-        raise InputError(
-            f"no field over the pixels{f' of this {product} file' if product else ''}", "check the file"
-        )
+        raise InputError(f"no field over the pixels{f' of this {product} file' if product else ''}", "check the file")
     if len(data) == 1 and not product:
         return data[0], fields[data[0]]
-    what = (
-        f"this is {product}, not NO2" if product and " NO2 " not in product else "no tropospheric NO2 column"
-    )
+    what = f"this is {product}, not NO2" if product and " NO2 " not in product else "no tropospheric NO2 column"
     raise InputError(what, f"choose --variable from {listed}")
 
 
@@ -297,15 +275,11 @@ def _values(variable: Any) -> np.ndarray:
     for name in ("scale_factor", "add_offset"):
         number = _attr(variable, name)
         if number is not None and not _is_number(number, name):
-            raise InputError(
-                f"{variable.name!r} has {name} {number!r}", "correct the attribute (e.g. ncatted)"
-            )
+            raise InputError(f"{variable.name!r} has {name} {number!r}", "correct the attribute (e.g. ncatted)")
     try:
         raw = variable[...]
     except (ValueError, TypeError, RuntimeError, OverflowError, OSError) as error:
-        raise InputError(
-            f"variable {variable.name!r} cannot be read ({error})", "the file may be damaged"
-        ) from error
+        raise InputError(f"variable {variable.name!r} cannot be read ({error})", "the file may be damaged") from error
     kind = np.float64 if np.dtype(raw.dtype).itemsize > 4 else np.float32
     values = np.ma.filled(np.ma.asarray(raw).astype(kind), np.nan)
     with np.errstate(invalid="ignore"):
@@ -369,9 +343,7 @@ def _corners(
     if min(lat.shape) < 2:
         width = _declared_width(data, lat.shape)
         if width is None and max(lat.shape) > 1:
-            width = float(
-                np.nanmedian(np.linalg.norm(np.diff(unit_vectors(lon, lat).reshape(-1, 3), axis=0), axis=1))
-            )
+            width = float(np.nanmedian(np.linalg.norm(np.diff(unit_vectors(lon, lat).reshape(-1, 3), axis=0), axis=1)))
             width = width * AUTHALIC_RADIUS if np.isfinite(width) else None
         if width is not None:
             warnings.warn(

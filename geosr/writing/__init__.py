@@ -176,8 +176,4 @@ def _zarr(job: Plan, target: Path, overwrite: bool, **how: Any) -> _Made:
 
 
 def _size(path: Path) -> int:
-    return (
-        sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
-        if path.is_dir()
-        else path.stat().st_size
-    )
+    return sum(f.stat().st_size for f in path.rglob("*") if f.is_file()) if path.is_dir() else path.stat().st_size

@@ -107,9 +107,7 @@ def _check_replaceable(file: Path, is_store: bool, path: str | os.PathLike[str])
     if not is_store:
         raise OutputError("is a folder", "choose another name", path)
     if any(file.iterdir()) and not any((file / mark).is_file() for mark in marks):
-        raise OutputError(
-            "is a folder that is not a Zarr store, and is not replaced", "choose another name", path
-        )
+        raise OutputError("is a folder that is not a Zarr store, and is not replaced", "choose another name", path)
 
 
 def _partial_folder(target: Path) -> Path:
@@ -250,9 +248,7 @@ def explain(error: BaseException, path: str | os.PathLike[str], folder: Path) ->
     if number in (errno.ENOSPC, errno.EDQUOT) or is_full(folder):
         return disk_full(path, folder)
     if number == errno.EFBIG:
-        return OutputError(
-            "larger than the file size limit", "raise the limit (ulimit -f) or write elsewhere", path
-        )
+        return OutputError("larger than the file size limit", "raise the limit (ulimit -f) or write elsewhere", path)
     if number in (errno.EACCES, errno.EPERM, errno.EROFS):
         return OutputError(f"the folder {folder} is not writable", "choose another folder", path)
     text = " ".join(str(error).split()) or type(error).__name__
@@ -261,11 +257,7 @@ def explain(error: BaseException, path: str | os.PathLike[str], folder: Path) ->
 
 def disk_full(path: str | os.PathLike[str], folder: Path, needed: int | None = None) -> OutputError:
     """The :class:`OutputError` for a full disk."""
-    need = (
-        f": {needed / 1e6:,.0f} MB needed, {shutil.disk_usage(folder).free / 1e6:,.0f} MB free"
-        if needed
-        else ""
-    )
+    need = f": {needed / 1e6:,.0f} MB needed, {shutil.disk_usage(folder).free / 1e6:,.0f} MB free" if needed else ""
     return OutputError(f"disk full{need}", f"free some space in {folder} or write elsewhere", path)
 
 
@@ -274,8 +266,6 @@ def is_full(folder: Path) -> bool:
     with contextlib.suppress(OSError):
         if hasattr(os, "statvfs"):
             status = os.statvfs(folder)
-            return status.f_bavail * status.f_frsize < _FULL_BYTES or (
-                status.f_files > 0 and status.f_favail == 0
-            )
+            return status.f_bavail * status.f_frsize < _FULL_BYTES or (status.f_files > 0 and status.f_favail == 0)
         return shutil.disk_usage(folder).free < _FULL_BYTES
     return False

@@ -114,9 +114,7 @@ def content(job: Plan, attrs: Mapping[str, Any]) -> Content:
         edges = edge + step * np.arange(n + 1)
         bounds = f"{name}_bnds"
         named = _axis_attrs(job.main.coords[name].attrs if name in job.main.coords else {}, axis)
-        frame = frame.assign_coords(
-            {name: (name, edge + step * (np.arange(n) + 0.5), {**named, "bounds": bounds})}
-        )
+        frame = frame.assign_coords({name: (name, edge + step * (np.arange(n) + 0.5), {**named, "bounds": bounds})})
         frame[bounds] = ((name, "nv"), np.stack([edges[:-1], edges[1:]], axis=1))
     frame = _with_other_coordinates(frame, job)
     frame = _with_time(frame, job, attrs)
@@ -156,9 +154,7 @@ def _with_other_coordinates(frame: xr.Dataset, job: Plan) -> xr.Dataset:
             continue
         if coord.dtype.kind not in "iufMUS" or name == GRID_MAPPING:
             continue
-        kept = {
-            k: coord.attrs[k] for k in ("units", "long_name", "standard_name", "positive") if k in coord.attrs
-        }
+        kept = {k: coord.attrs[k] for k in ("units", "long_name", "standard_name", "positive") if k in coord.attrs}
         if coord.dtype.kind == "M":
             kept = {"long_name": kept.get("long_name", "time"), **_TIME_ATTRS}
         if name == job.lead and coord.dtype.kind == "M":
@@ -177,9 +173,7 @@ def _with_time(frame: xr.Dataset, job: Plan, attrs: Mapping[str, Any]) -> xr.Dat
     if not times:
         if "time" in frame.variables or "time" in job.main.dims:
             return frame
-        frame = frame.assign_coords(
-            time=((), interval[0], {"standard_name": "time", "long_name": "start of the data"})
-        )
+        frame = frame.assign_coords(time=((), interval[0], {"standard_name": "time", "long_name": "start of the data"}))
         times = ["time"]
     name = times[0]
     if frame[name].size != 1 or not interval[0] <= frame[name].values.reshape(-1)[0] <= interval[1]:

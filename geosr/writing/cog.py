@@ -83,9 +83,7 @@ def cog_options(given: Mapping[str, Any] | None) -> dict[str, str]:
     options = {**_DEFAULTS, **chosen}
     compress = options["COMPRESS"] = options["COMPRESS"].upper()
     if compress not in _LOSSLESS:
-        raise UsageError(
-            f"COMPRESS={compress} is not lossless for float32", f"use one of {', '.join(_LOSSLESS)}"
-        )
+        raise UsageError(f"COMPRESS={compress} is not lossless for float32", f"use one of {', '.join(_LOSSLESS)}")
     block = options["BLOCKSIZE"]
     if not block.isdigit() or int(block) < 128 or int(block) % 16:
         raise UsageError(f"BLOCKSIZE={block} is not possible", "use a multiple of 16 from 128 on")
@@ -222,9 +220,7 @@ def _describe(target: Any, job: Plan, bands: Mapping[tuple[int, int], int], ledg
         data = job.fields[number]
         units.append(str(data.attrs.get("units", "")))
         target.set_band_description(band, _band_name(data, lead))
-        named = {
-            k: str(data.attrs[k]) for k in ("long_name", "standard_name", "cell_methods") if k in data.attrs
-        }
+        named = {k: str(data.attrs[k]) for k in ("long_name", "standard_name", "cell_methods") if k in data.attrs}
         target.update_tags(band, **named, **statistics_tags(ledger.statistics(number, lead)))
     target.units = units
 
@@ -271,9 +267,7 @@ def acquisition_time(job: Plan, attrs: Mapping[str, Any]) -> datetime | None:
     return None
 
 
-def _verify(
-    made: Path, job: Plan, bands: Mapping[tuple[int, int], int], ledger: Ledger, staging: Staging
-) -> None:
+def _verify(made: Path, job: Plan, bands: Mapping[tuple[int, int], int], ledger: Ledger, staging: Staging) -> None:
     """Reopen, and compare grid and every window: GDAL reports success on a full disk."""
     import rasterio
 

@@ -31,9 +31,7 @@ def netcdf_options(given: Mapping[str, Any] | None) -> dict[str, str]:
     """``ZLEVEL`` (0 to 9, as GDAL's netCDF driver names it) or a :class:`UsageError`."""
     chosen = {str(k).upper(): str(v) for k, v in (given or {}).items()}
     if unknown := sorted(set(chosen) - {"ZLEVEL"}):
-        raise UsageError(
-            f"creation option {unknown[0]} is not one for NetCDF by geosr", "there is ZLEVEL (0 to 9)"
-        )
+        raise UsageError(f"creation option {unknown[0]} is not one for NetCDF by geosr", "there is ZLEVEL (0 to 9)")
     level = chosen.get("ZLEVEL", str(_LEVEL))
     if level not in tuple("0123456789"):
         raise UsageError(f"ZLEVEL={level} is not possible", "use 0 to 9")
@@ -90,9 +88,7 @@ def write_netcdf(
 
     with closing(close):
         with staging.explained(), lock:
-            variables = [
-                _create(target, job, what, n, int(options["ZLEVEL"])) for n in range(len(job.fields))
-            ]
+            variables = [_create(target, job, what, n, int(options["ZLEVEL"])) for n in range(len(job.fields))]
         ledger = stream(
             job, put, dtypes=what.dtypes, explained=staging.explained, progress=progress, scheduler=scheduler
         )

@@ -79,9 +79,7 @@ def plan(ds: xr.Dataset, main: str) -> Plan:
         No such variable, more than three dimensions, or an ancillary variable of another shape.
     """
     if main not in ds.data_vars:
-        raise UsageError(
-            f"no variable {main!r} in the dataset", f"there are: {', '.join(map(str, ds.data_vars))}"
-        )
+        raise UsageError(f"no variable {main!r} in the dataset", f"there are: {', '.join(map(str, ds.data_vars))}")
     y, x = spatial_dims(ds[main])
     field0 = ds[main].transpose(..., y, x)
     if field0.ndim > 3:
@@ -301,9 +299,7 @@ def _check_complete(job: Plan, ledger: Ledger) -> None:
     for number, lead in job.layers():
         cells = sum(tile.count for tile in ledger.layers[number, lead].values())
         if cells != job.box.shape[0] * job.box.shape[1]:
-            raise GeosrError(
-                f"{cells} cells of layer {lead + 1} were written, of {job.box.shape}", "report this bug"
-            )
+            raise GeosrError(f"{cells} cells of layer {lead + 1} were written, of {job.box.shape}", "report this bug")
 
 
 def _distributed_client(scheduler: Any) -> Any:
@@ -320,11 +316,7 @@ def _distributed_client(scheduler: Any) -> Any:
         return default_client()
     if chosen is None:
         get = dask.base.get_scheduler()
-        return (
-            getattr(get, "__self__", None)
-            if getattr(get, "__module__", "").startswith("distributed")
-            else None
-        )
+        return getattr(get, "__self__", None) if getattr(get, "__module__", "").startswith("distributed") else None
     return None
 
 
@@ -348,9 +340,7 @@ def _store_from_cluster(arrays: list[Any], sinks: list[_Sink], client: Any) -> N
         batch = jobs[start : start + _BATCH]
         lazy = [delayed(np.asarray)(arrays[number].blocks[block]) for _, number, _, block in batch]
         futures = client.compute(lazy)
-        where = {
-            future.key: (number, place) for future, (_, number, place, _) in zip(futures, batch, strict=True)
-        }
+        where = {future.key: (number, place) for future, (_, number, place, _) in zip(futures, batch, strict=True)}
         for future, block in as_completed(futures, with_results=True):
             number, place = where[future.key]
             sinks[number][tuple(slice(a, b) for a, b in place)] = block

@@ -47,9 +47,7 @@ def write_zarr(
     def put(number: int, lead: int, rows: slice, cols: slice, window: np.ndarray) -> None:
         arrays[number][window_index(job, number, lead, rows, cols)] = window
 
-    ledger = stream(
-        job, put, dtypes=what.dtypes, explained=staging.explained, progress=progress, scheduler=scheduler
-    )
+    ledger = stream(job, put, dtypes=what.dtypes, explained=staging.explained, progress=progress, scheduler=scheduler)
     final = provenance(ledger.scalars)
     with staging.explained():
         group.attrs.update(global_attrs(job, attrs, final))

@@ -12,9 +12,9 @@ import pytest
 import shapely
 from affine import Affine
 from odc.geo.geobox import GeoBox
-from referee.orbit import orbit_corners, rings
 
 from geosr.swath import Swath, _accumulate, _plan, _Sums, grid_swaths
+from referee.orbit import orbit_corners, rings
 
 GLOBE = GeoBox((3600, 7200), Affine(0.05, 0, -180, 0, -0.05, 90), "EPSG:4326")
 

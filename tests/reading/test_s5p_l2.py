@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from referee.orbit import R, rings, sphere_points
 
 from geosr.errors import GeosrWarning, InputError, UsageError
 from geosr.footprint import corners_from_centres
 from geosr.reading.s5p_l2 import is_swath, read_swath
 from geosr.swath import open_swaths
+from referee.orbit import R, rings, sphere_points
 
 NAME = "S5P_OFFL_L2__NO2____20200114T065453_20200114T083623_11675_01_010302_20200117T165022"
 NO2 = "nitrogendioxide_tropospheric_column"
@@ -46,8 +46,7 @@ def write(
     where = {"longitude_bounds": bounds, "latitude_bounds": bounds} | (where or {})
     with netCDF4.Dataset(path, "w") as file:
         file.setncatts(
-            {"id": NAME.replace("NO2", gas), "orbit": np.int32(11675), "processor_version": "1.3.2"}
-            | (attrs or {})
+            {"id": NAME.replace("NO2", gas), "orbit": np.int32(11675), "processor_version": "1.3.2"} | (attrs or {})
         )
         for dim, n in (("time", 1), ("scanline", ny), ("ground_pixel", nx), ("corner", 4)):
             file.createDimension(dim, n)
@@ -147,12 +146,8 @@ def test_what_subset_tools_do(tmp_path, where):
 def test_corners_are_derived_where_there_are_none(tmp_path):
     data = scene()
     own = read_swath(write(tmp_path / "a.nc", data), qa=None)
-    derived = read_swath(
-        write(tmp_path / "b.nc", data, drop=("latitude_bounds", "longitude_bounds")), qa=None
-    )
-    off = sphere_points(own.lon_corners, own.lat_corners) - sphere_points(
-        derived.lon_corners, derived.lat_corners
-    )
+    derived = read_swath(write(tmp_path / "b.nc", data, drop=("latitude_bounds", "longitude_bounds")), qa=None)
+    off = sphere_points(own.lon_corners, own.lat_corners) - sphere_points(derived.lon_corners, derived.lat_corners)
     assert np.linalg.norm(off, axis=-1).max() * R < 20  # metres; the pixels are 5 km
     assert "derived" in derived.attrs["geolocation"]
 
@@ -168,9 +163,7 @@ def test_missing_values_locations_and_corners_drop_the_pixel(tmp_path):
     assert len(one.value) == 108 - 4  # a missing centre does no harm where the corners are there
     assert np.isfinite(one.value).all()
     assert np.abs(one.lat_corners).max() < 90
-    centres_only = read_swath(
-        write(tmp_path / "b.nc", data, drop=("latitude_bounds", "longitude_bounds")), qa=None
-    )
+    centres_only = read_swath(write(tmp_path / "b.nc", data, drop=("latitude_bounds", "longitude_bounds")), qa=None)
     assert len(centres_only.value) == 108 - 4
 
 
@@ -192,9 +185,7 @@ def test_variables_by_path_and_by_name(tmp_path):
         group = file.createGroup("PRODUCT/SUPPORT_DATA/DETAILED_RESULTS")
         for name in ("nitrogendioxide_total_column", "qa_value"):
             group.createVariable(name, "f4", ("time", "scanline", "ground_pixel"))[:] = 7.0
-        group.createVariable("averaging_kernel", "f4", ("time", "scanline", "ground_pixel", "corner"))[:] = (
-            1.0
-        )
+        group.createVariable("averaging_kernel", "f4", ("time", "scanline", "ground_pixel", "corner"))[:] = 1.0
     for name in (
         "nitrogendioxide_total_column",
         "/PRODUCT/SUPPORT_DATA/DETAILED_RESULTS/nitrogendioxide_total_column",
@@ -216,9 +207,7 @@ def test_variables_by_path_and_by_name(tmp_path):
 
 def test_another_product_is_named(tmp_path):
     path = write(tmp_path / "a.nc", gas="SO2", field="sulfurdioxide_total_vertical_column")
-    with pytest.raises(
-        InputError, match=r"this is S5P L2 SO2 OFFL, not NO2; choose --variable from PRODUCT/sulfur"
-    ):
+    with pytest.raises(InputError, match=r"this is S5P L2 SO2 OFFL, not NO2; choose --variable from PRODUCT/sulfur"):
         read_swath(path)
     assert len(read_swath(path, variable="sulfurdioxide_total_vertical_column").value)
 
@@ -303,9 +292,9 @@ def test_other_sensors(tmp_path):
         file.createDimension("independent_4", 4)
         for name in ("latitude", "longitude"):
             file.createVariable(name, "f8", ("time",))[:] = data[name].ravel()
-            file.createVariable(f"{name}_bounds", "f8", ("time", "independent_4"))[:] = data[
-                f"{name}_bounds"
-            ].reshape(108, 4)
+            file.createVariable(f"{name}_bounds", "f8", ("time", "independent_4"))[:] = data[f"{name}_bounds"].reshape(
+                108, 4
+            )
         v = file.createVariable("tropospheric_NO2_column_number_density", "f4", ("time",))
         v[:] = data[NO2].ravel()
         file.createVariable("tropospheric_NO2_column_number_density_uncertainty", "f4", ("time",))[:] = 1e-5

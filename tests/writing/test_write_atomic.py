@@ -126,9 +126,7 @@ def test_too_little_room_is_found_before_computing(tmp_path, dataset, columns, p
     "error", [InputError("block lost", "fetch it again"), KeyboardInterrupt(), ZeroDivisionError()], ids=repr
 )
 @pytest.mark.parametrize("old", [False, True], ids=["new", "overwriting"])
-def test_a_failing_computation_leaves_all_as_it_was(
-    tmp_path, dataset, columns, provenance, suffix, error, old
-):
+def test_a_failing_computation_leaves_all_as_it_was(tmp_path, dataset, columns, provenance, suffix, error, old):
     path = tmp_path / f"out.{suffix}"
     if old:
         write(dataset(columns(50, 50, seed=1)), path, main="no2", provenance=provenance)
@@ -215,9 +213,7 @@ def _damage(path):
     file.write_bytes(data)
 
 
-def test_damage_between_writing_and_reading_is_found(
-    tmp_path, dataset, columns, provenance, suffix, monkeypatch
-):
+def test_damage_between_writing_and_reading_is_found(tmp_path, dataset, columns, provenance, suffix, monkeypatch):
     from geosr.writing import cog, netcdf, zarr
 
     for module in (cog, netcdf, zarr):
@@ -246,9 +242,7 @@ def test_one_wrong_value_is_found(tmp_path, dataset, columns, provenance, monkey
         copy(raw, made, **options)
 
     monkeypatch.setattr(rasterio.shutil, "copy", wrong)
-    with pytest.raises(
-        OutputError, match=r"out\.tif: .*reads back differently \(layer 1, row 64, column 0\)"
-    ):
+    with pytest.raises(OutputError, match=r"out\.tif: .*reads back differently \(layer 1, row 64, column 0\)"):
         write(dataset(columns(100, 100)), tmp_path / "out.tif", main="no2", provenance=provenance)
     assert list(tmp_path.iterdir()) == []
 
@@ -296,9 +290,7 @@ def test_each_failing_rename_and_flush_restores_the_old_output(
                 break
             except OutputError as error:
                 messages.append(str(error))
-        after_rename = (
-            step == "fsync" and contents(tmp_path) != before
-        )  # the folder's own flush, the last step
+        after_rename = step == "fsync" and contents(tmp_path) != before  # the folder's own flush, the last step
         if after_rename:
             assert len(calls) == fail_at
             break

@@ -36,9 +36,7 @@ def check_cog(path):
     gap=st.floats(0, 1),
     seed=st.integers(0, 99),
 )
-def test_any_raster_comes_back_as_it_was(
-    tmp_path_factory, dataset, provenance, shape, lead, chunks, grid, gap, seed
-):
+def test_any_raster_comes_back_as_it_was(tmp_path_factory, dataset, provenance, shape, lead, chunks, grid, gap, seed):
     affine, crs = TRANSFORMS[grid]
     rng = np.random.default_rng(seed)
     values = rng.normal(0, 1e16, shape if lead is None else (lead, *shape)).astype(np.float32)
@@ -135,18 +133,14 @@ def test_all_nan_is_a_valid_file_without_moments(tmp_path, dataset, provenance):
     check_cog(tmp_path / "out.tif")
     with rasterio.open(tmp_path / "out.tif") as done:
         assert np.isnan(done.read()).all()
-        assert {k: v for k, v in done.tags(1).items() if k.startswith("STAT")} == {
-            "STATISTICS_VALID_PERCENT": "0"
-        }
+        assert {k: v for k, v in done.tags(1).items() if k.startswith("STAT")} == {"STATISTICS_VALID_PERCENT": "0"}
     assert report.statistics.valid_percent == 0
 
 
 def test_statistics_do_not_depend_on_tiles_order_or_threads(tmp_path, dataset, columns, provenance):
     values = columns(150, 170)
     a, b = (
-        write(
-            dataset(values, chunks=32), tmp_path / f"{s}.tif", main="no2", provenance=provenance, scheduler=s
-        )
+        write(dataset(values, chunks=32), tmp_path / f"{s}.tif", main="no2", provenance=provenance, scheduler=s)
         for s in ("synchronous", "threads")
     )
     assert a.statistics == b.statistics

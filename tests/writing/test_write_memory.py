@@ -50,9 +50,7 @@ def test_peak_does_not_grow_with_the_raster(tmp_path, suffix):
     """6000 x 6000 cells are 137 MiB, twice that with a copy; GDAL's block cache may take its 128 MiB."""
     if not sys.platform.startswith("linux"):
         pytest.skip("ru_maxrss is in KiB on Linux only")
-    code = textwrap.dedent(
-        SCRIPT.format(tests=str(Path(__file__).parent), folder=str(tmp_path), suffix=suffix)
-    )
+    code = textwrap.dedent(SCRIPT.format(tests=str(Path(__file__).parent), folder=str(tmp_path), suffix=suffix))
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stderr

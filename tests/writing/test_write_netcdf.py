@@ -64,9 +64,7 @@ def test_cf_checker_finds_nothing(tmp_path, dataset, columns, provenance, name):
     assert cf_findings(tmp_path / "out.nc") == []
 
 
-@pytest.mark.parametrize(
-    "units", ["molec cm-2", "10^15molec/cm2", "1/cm2", "molecules/cm²", "DU", "umol m-2", None]
-)
+@pytest.mark.parametrize("units", ["molec cm-2", "10^15molec/cm2", "1/cm2", "molecules/cm²", "DU", "umol m-2", None])
 def test_cf_checker_takes_every_unit_of_columns(tmp_path, dataset, columns, provenance, units):
     ds = dataset(columns(8, 9), standard_name="troposphere_mole_content_of_nitrogen_dioxide")
     ds.no2.attrs["units"] = units
@@ -77,9 +75,7 @@ def test_cf_checker_takes_every_unit_of_columns(tmp_path, dataset, columns, prov
     assert [m for m in found if units is not None or "units" not in m] == []
 
 
-@pytest.mark.parametrize(
-    "units", ["mol m-2", "molec cm-2", "10^15molec/cm2", "1/cm2", "DU", "umol/m^2", "3 mol m-2"]
-)
+@pytest.mark.parametrize("units", ["mol m-2", "molec cm-2", "10^15molec/cm2", "1/cm2", "DU", "umol/m^2", "3 mol m-2"])
 def test_spelling_for_udunits_means_the_same(units):
     """UDUNITS (by cf-units) as referee: the number of mol m-2 in one unit (its DU is 1e-4 larger)."""
     cf_units = pytest.importorskip("cf_units")

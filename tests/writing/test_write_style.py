@@ -51,9 +51,7 @@ def test_ramp_is_continuous_ordered_and_labelled_with_the_unit():
 
 def test_colours_are_viridis():
     colormaps = pytest.importorskip("matplotlib").colormaps
-    colours = np.array(
-        [bytes.fromhex(i.get("color")[1:])[:] for i in shader_of(qml(0, 1))[1].findall("item")]
-    )
+    colours = np.array([bytes.fromhex(i.get("color")[1:])[:] for i in shader_of(qml(0, 1))[1].findall("item")])
     ours = np.array([list(c) for c in colours], float)
     at = np.linspace(0, 1, 256)
     line = np.stack([np.interp(at, np.linspace(0, 1, len(ours)), ours[:, k]) for k in range(3)], axis=1)
