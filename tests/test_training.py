@@ -13,6 +13,7 @@ from geosr.examples import Sampler
 from geosr.models import load_model
 from geosr.recipe import Data, Recipe, parse_recipe, read_recipe
 from geosr.scenes import check_split, load_scenes
+from geosr.training import _loss_function, train
 
 BASE = """
 name = "tiny"
@@ -56,6 +57,8 @@ def folder(tmp_path_factory):
         with rasterio.open(place / f"day_202310{day:02d}.tif", "w", **profile) as file:
             file.write(values.astype(np.float32), 1)
             file.set_band_unit(1, "1e15 molec cm-2")
+    # A mean over all days, without a date in its name: it would leak the held-out days.
+    (place / "day_mean.tif").write_bytes((place / "day_20231006.tif").read_bytes())
     return place
 
 
@@ -114,6 +117,9 @@ def test_a_file_on_both_sides_is_refused(folder):
     leaky = parse_recipe(BASE.replace('"2023-10-05", "2023-10-31"', '"2023-10-04", "2023-10-31"'))
     with pytest.raises(ModelError, match=r"day_20231004.tif is held out and trained on"):
         check_split(leaky, folder)
+    with pytest.raises(ModelError, match="held out and trained on"):
+        train(leaky, folder, folder / "never")
+    assert not (folder / "never").exists()
 
 
 def test_no_files_says_where_it_looked(folder):
@@ -161,6 +167,22 @@ def test_contrast_draws_the_plumes(folder):
     assert means[0] < means[1] < means[2]
 
 
+@pytest.mark.parametrize("conserve", [True, False])
+def test_loss_sees_the_field_after_conservation(conserve):
+    """Adding a constant to each coarse cell's fine cells is repaired by conservation: no loss, if it is in the loss."""
+    pytest.importorskip("tensorflow")
+    text = BASE.replace("[patches]", f"[loss]\nconserve = {str(conserve).lower()}\n[patches]")
+    loss_of = _loss_function(parse_recipe(text), 6)
+    rng = np.random.default_rng(0)
+    up, truth, output = (rng.normal(size=(2, n, n, 1)).astype(np.float32) for n in (20, 8, 8))
+    mask, weight = np.ones((2, 8, 8, 1), np.float32), np.ones((2, 1, 1, 1), np.float32)
+    shift = np.repeat(np.repeat(rng.normal(size=(2, 2, 2, 1)), 4, 1), 4, 2).astype(np.float32)
+    before, after = (float(loss_of(o, up, truth, mask, weight)) for o in (output, output + 5 * shift))
+    assert (after == pytest.approx(before, rel=1e-5)) == conserve
+    perfect = truth - up[:, 6:-6, 6:-6]
+    assert float(loss_of(perfect, up, truth, mask, weight)) == pytest.approx(0.01, rel=1e-3)  # epsilon
+
+
 def test_too_many_gaps_say_what_to_change(folder):
     recipe = parse_recipe(BASE.replace("size = 24", "size = 200"))
     with pytest.raises(ModelError, match=r"patches.size"):
@@ -170,8 +192,6 @@ def test_too_many_gaps_say_what_to_change(folder):
 @pytest.fixture(scope="module")
 def trained(folder, tmp_path_factory):
     pytest.importorskip("tensorflow")
-    from geosr.training import train
-
     out = tmp_path_factory.mktemp("runs")
     losses: dict[int, float] = {}
     card = train(parse_recipe(BASE), folder, out / "tiny", lambda step, loss: losses.update({step: loss}))
@@ -195,8 +215,6 @@ def test_a_short_run(trained):
 
 
 def test_same_seed_same_weights(trained, folder):
-    from geosr.training import train
-
     out, _, _ = trained
     train(parse_recipe(BASE), folder, out / "again")
     first, second = load_model(out / "tiny"), load_model(out / "again")
@@ -208,8 +226,6 @@ def test_same_seed_same_weights(trained, folder):
 def test_plain_networks_train_too(folder, tmp_path, options):
     """The SRCNN of the papers: biases, no residual, mean squared error, no conservation in the loss."""
     pytest.importorskip("tensorflow")
-    from geosr.training import train
-
     text = BASE.replace("[patches]", f'{options}\n[loss]\nkind = "mse"\nconserve = false\n[patches]')
     losses: list[float] = []
     card = train(parse_recipe(text).with_steps(200), folder, tmp_path / "plain", lambda _, loss: losses.append(loss))

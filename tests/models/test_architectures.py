@@ -39,6 +39,7 @@ def test_keras_network_is_the_registry_s(name, equivariant):
     arrays = keras_network.arrays_of(model)
     assert [kernel.shape for kernel, _ in arrays] == arch.kernel_shapes(2)
     assert all((bias is None) == equivariant for _, bias in arrays)
+    assert (np.abs(arrays[0][0].sum(axis=(0, 1))).max() < 1e-5) == equivariant  # from the first step on
     assert model.count_params() == arch.weight_count(2, bias=not equivariant)
     side = 2 * arch.radius + 3
     assert model(np.zeros((1, side, side + 1, 2), np.float32)).shape == (1, 3, 4, 1)

@@ -19,9 +19,7 @@ def orbit_corners(scanlines: int, pixels: int, turns: float = 0.58, node: float 
     of equal viewing angle steps grow towards the swath's edges.
     """
     t = (np.linspace(0.0, turns, scanlines + 1) - lead) * 2 * math.pi
-    along = np.stack(
-        [np.cos(t), np.sin(t) * math.cos(INCLINATION), np.sin(t) * math.sin(INCLINATION)], axis=-1
-    )
+    along = np.stack([np.cos(t), np.sin(t) * math.cos(INCLINATION), np.sin(t) * math.sin(INCLINATION)], axis=-1)
     normal = np.array([0.0, -math.sin(INCLINATION), math.cos(INCLINATION)])
     edge = math.atan(math.sin(SWATH_M / 2 / R) / (1 + HEIGHT / R - math.cos(SWATH_M / 2 / R)))
     view = np.linspace(-edge, edge, pixels + 1)
