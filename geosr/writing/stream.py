@@ -143,7 +143,7 @@ def _crc(window: np.ndarray) -> int:
         missing = np.isnan(window)
         if missing.any():
             window = np.where(missing, window.dtype.type(np.nan), window)
-    return zlib.crc32(window.view(np.uint8).reshape(-1))
+    return zlib.crc32(window.data)
 
 
 def _measure(window: np.ndarray, rows: slice, cols: slice) -> _Tile:
