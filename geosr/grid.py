@@ -159,7 +159,8 @@ def crs_of(data: xr.DataArray, declared: Any = None) -> Any:
     except (CRSError, ValueError) as error:
         raise InputError(f"the CRS cannot be read ({error})", "declare it with --crs") from error
     if stored is not None:
-        return stored
+        code = stored.to_epsg(confidence_threshold=100)
+        return f"EPSG:{code}" if code else stored
     if declared is not None:
         return declared
     y, x = spatial_dims(data)

@@ -86,7 +86,7 @@ debug_option = click.option(
 )
 
 
-@click.group(cls=GeosrGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group("geosr", cls=GeosrGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="geosr", prog_name="geosr")
 @debug_option
 def cli() -> None:

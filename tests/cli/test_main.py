@@ -77,6 +77,16 @@ def test_a_signal_leaves_nothing_behind(tmp_path, signum, code):
     assert [p.name for p in tmp_path.iterdir()] == ["big.tif"]
 
 
+def test_rio_geosr_is_the_same_command(tmp_path):
+    """rasterio's own command takes geosr as a plugin, with geosr's errors and exit codes."""
+    rio = [sys.executable, "-c", "from rasterio.rio.main import main_group; main_group()", "geosr"]
+    shown = subprocess.run([*rio, "--help"], capture_output=True, text=True, check=True).stdout
+    assert "downscale" in shown
+    done = subprocess.run([*rio, "info", str(tmp_path / "none.tif")], capture_output=True, text=True)
+    assert done.returncode == 3
+    assert done.stderr.startswith("geosr: error:")
+
+
 def test_a_closed_pipe_is_quiet(tif):
     read, write = os.pipe()
     os.close(read)
