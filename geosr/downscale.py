@@ -252,13 +252,25 @@ def as_field(data: xr.DataArray) -> xr.DataArray:
     if data.dtype.kind not in "fiub":
         raise UsageError(f"dtype {data.dtype} is not a real number type", "convert it first")
     y, x = spatial_dims(data)
+    if packed := [k for k in ("scale_factor", "add_offset") if k in data.attrs]:
+        raise UsageError(f"the numbers are packed: {packed[0]} in attrs", "decode them first (xarray.decode_cf)")
     field = data.transpose(..., y, x)
     dtype = np.dtype(np.float64 if field.dtype == np.float64 else np.float32)
-    nodata = data.attrs.get("_FillValue")
-    if nodata is not None and not np.isnan(nodata):
+    for nodata in _nodata(data):
         field = field.where(field != nodata)
     field = field.astype(dtype)
     return field.where(np.isfinite(field)).assign_attrs(data.attrs)
+
+
+def _nodata(data: xr.DataArray) -> list[float]:
+    """Numbers declared to mean nothing: in attrs, or in encoding, where rioxarray and xarray move them.
+
+    Decoded data holds NaN for the encoded ones already (and may hold -9999 as a value of its own, once scaled), so
+    encoding counts only for integers, which cannot hold NaN.
+    """
+    places = [data.attrs] + ([data.encoding] if data.dtype.kind in "iu" else [])
+    found = [place[k] for place in places for k in ("_FillValue", "missing_value") if place.get(k) is not None]
+    return [float(v) for value in found for v in np.atleast_1d(value) if not np.isnan(v)]
 
 
 def _is_lazy(data: xr.DataArray) -> bool:

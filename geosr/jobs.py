@@ -6,14 +6,15 @@ tile by tile. The result is a :class:`Report`, for people and as JSON.
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from geosr.errors import InputError, UsageError, blame
+from geosr.errors import InputError, ResourceError, UsageError, blame
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -33,7 +34,7 @@ class Report:
     ----------
     shape : (ny, nx) of the output; planes : how many times or bands it has.
     bounds : (left, bottom, right, top) in the CRS.
-    cell_size : (x, y) in the CRS's units.
+    cell_size : (x, y) in ``cell_unit``, the CRS's.
     conservation_error : largest difference between a coarse cell and the mean of its fine cells, over the largest
         |column|; None where it does not apply.
     valid_share : share of the output that is not nodata.
@@ -48,6 +49,7 @@ class Report:
     bounds: tuple[float, float, float, float]
     crs: str
     cell_size: tuple[float, float]
+    cell_unit: str
     scale: int | None = None
     method: str | None = None
     model: str | None = None
@@ -70,8 +72,7 @@ class Report:
         """The closing line."""
         ny, nx = self.shape
         planes = f" x {self.planes}" if self.planes > 1 else ""
-        unit = "degrees" if "4326" in self.crs else "units"
-        size = f"{self.cell_size[0]:g} x {self.cell_size[1]:g} {unit}"
+        size = f"{self.cell_size[0]:g} x {self.cell_size[1]:g} {self.cell_unit}"
         text = f"{self.output}: {ny} x {nx}{planes} cells of {size}, {self.crs}"
         if self.dry_run:
             return f"would write {text}"
@@ -92,6 +93,7 @@ def downscale_files(
     overwrite: bool = False,
     creation_options: Mapping[str, str] | None = None,
     workers: int | None = None,
+    scheduler: str | None = None,
     progress: Progress | None = None,
     **options: Any,
 ) -> list[Report]:
@@ -102,19 +104,31 @@ def downscale_files(
     inputs : swaths, which are averaged on one grid and give one output; or grids, which give one each.
     output : file, or a folder where several outputs go; default ``<stem>_x<scale>.tif`` beside the input.
     dry_run : open, check and plan only.
+    overwrite, creation_options : see :func:`geosr.writing.write`.
+    workers : threads; default one per core.
+    scheduler : address of a dask.distributed scheduler, whose workers see the same files.
     options : of :func:`geosr.downscale`.
 
     Returns
     -------
     One :class:`Report` per output.
     """
-    jobs = _outputs(inputs, output, f"_x{scale}")
-    for sources, target in jobs:
-        _check(sources, target, overwrite)
-    return [
-        _downscale_one(sources, target, scale, dry_run, overwrite, creation_options, workers, progress, options)
-        for sources, target in jobs
-    ]
+    from geosr.writing import check_target
+
+    outputs = _outputs(inputs, output, f"_x{scale}")
+    for sources, target in outputs:
+        _check_names(sources, target)
+        # Gridding swaths takes a while; with grids, what is wrong with input or options is worth more than this.
+        if len(sources) > 1 and not dry_run:
+            check_target(target, overwrite)
+    jobs = [_plan(sources, target, scale, dry_run, options) for sources, target in outputs]
+    if dry_run:
+        return [job.report for job in jobs]
+    for job in jobs:
+        check_target(job.report.output, overwrite)
+    with _cluster(scheduler) as client:
+        how = _Writing(overwrite, dict(creation_options or {}), workers, client, progress)
+        return [_write(job, how) for job in jobs]
 
 
 def grid_files(
@@ -124,6 +138,7 @@ def grid_files(
     overwrite: bool = False,
     creation_options: Mapping[str, str] | None = None,
     workers: int | None = None,
+    scheduler: str | None = None,
     progress: Progress | None = None,
     **options: Any,
 ) -> Report:
@@ -132,32 +147,47 @@ def grid_files(
     from geosr.reading import open_no2
     from geosr.reading.s5p_l2 import is_swath
     from geosr.variables import main_variable
+    from geosr.writing import check_target
 
     ((sources, target),) = _outputs(inputs, output, "_grid", together=True)
-    _check(sources, target, overwrite)
+    _check_names(sources, target)
     for source in sources:
         with blame(source):
             if not is_swath(source):
                 raise InputError("is not a swath, it has a grid already", "geosr downscale takes it as it is")
+    check_target(target, overwrite)
     started = time.perf_counter()
     ds = open_no2(sources, **options)
     main = main_variable(ds)
     report = _blank(ds, main, geobox_of(main), sources, target)
-    return _write(ds, report, _provenance(sources, options, method="area-weighted mean"), started, overwrite,
-                  creation_options, workers, progress)  # fmt: skip
+    job = _Job(ds, report, _provenance(sources, options, method="area-weighted mean"), time.perf_counter() - started)
+    with _cluster(scheduler) as client:
+        return _write(job, _Writing(overwrite, dict(creation_options or {}), workers, client, progress))
 
 
-def _downscale_one(
-    sources: list[Path],
-    target: Path,
-    scale: int,
-    dry_run: bool,
-    overwrite: bool,
-    creation_options: Mapping[str, str] | None,
-    workers: int | None,
-    progress: Progress | None,
-    options: dict[str, Any],
-) -> Report:
+@dataclass(frozen=True)
+class _Job:
+    """What is to be written: lazy data, the report as far as it is known, and the seconds that it took so far."""
+
+    ds: xr.Dataset
+    report: Report
+    provenance: Provenance
+    seconds: float
+
+
+@dataclass(frozen=True)
+class _Writing:
+    """How it is to be written."""
+
+    overwrite: bool
+    creation_options: dict[str, str]
+    workers: int | None
+    client: Any
+    progress: Progress | None
+
+
+def _plan(sources: list[Path], target: Path, scale: int, dry_run: bool, options: dict[str, Any]) -> _Job:
+    """Open, check and build the lazy pipeline."""
     from geosr.downscale import downscale
     from geosr.grid import geobox_of
     from geosr.variables import main_variable
@@ -168,23 +198,10 @@ def _downscale_one(
         main = main_variable(ds)
         box = geobox_of(main)
     method = options.get("method", "srcnn")
-    model = _model(method, options.get("model"), scale)
-    report = _blank(
-        ds,
-        main,
-        box,
-        sources,
-        target,
-        scale=scale,
-        method=method,
-        dry_run=dry_run,
-        **model,
-        tiles=main.data.npartitions,
-    )
-    if dry_run:
-        return report
-    provenance = _provenance(sources, options, method=method, scale=scale, **model)
-    return _write(ds, report, provenance, started, overwrite, creation_options, workers, progress)
+    made = {"method": method, "scale": scale, **_model(method, options.get("model"), scale)}
+    report = _blank(ds, main, box, sources, target, dry_run=dry_run, tiles=main.data.npartitions, **made)
+    provenance = _provenance(sources, options, conserve=options.get("conserve", True), **made)
+    return _Job(ds, report, provenance, time.perf_counter() - started)
 
 
 def _model(method: str, model: StrPath | None, scale: int) -> dict[str, str]:
@@ -225,12 +242,12 @@ def _stem(path: Path) -> str:
     return path.name.removesuffix(path.suffix) or path.name
 
 
-def _check(sources: list[Path], target: Path, overwrite: bool) -> None:
-    from geosr.writing import check_target
+def _check_names(sources: list[Path], target: Path) -> None:
+    from geosr.writing.atomic import format_of
 
+    format_of(target)
     if any(target.exists() and target.samefile(source) for source in sources):
         raise UsageError("the output is the input", "name another output with -o", target)
-    check_target(target, overwrite)
 
 
 def _blank(ds: xr.Dataset, main: xr.DataArray, box: Any, sources: list[Path], target: Path, **more: Any) -> Report:
@@ -246,10 +263,15 @@ def _blank(ds: xr.Dataset, main: xr.DataArray, box: Any, sources: list[Path], ta
         shape=(ny, nx),
         planes=main.size // (ny * nx),
         bounds=(bounds.left, bounds.bottom, bounds.right, bounds.top),
-        crs=f"EPSG:{epsg}" if epsg else str(box.crs.proj.name),
+        crs=f"EPSG:{epsg}" if epsg else _crs_name(box.crs.proj.name),
         cell_size=(abs(box.resolution.x), abs(box.resolution.y)),
+        cell_unit="degrees" if box.crs.geographic else {"metre": "m"}.get(box.crs.units[0], str(box.crs.units[0])),
         **more,
     )
+
+
+def _crs_name(name: str) -> str:
+    return name if name not in ("", "unknown", "undefined", "unnamed") else "a CRS without a name"
 
 
 def _provenance(sources: list[Path], options: Mapping[str, Any], **more: Any) -> Provenance:
@@ -265,36 +287,46 @@ def _provenance(sources: list[Path], options: Mapping[str, Any], **more: Any) ->
     )
 
 
-def _write(
-    ds: xr.Dataset,
-    report: Report,
-    provenance: Provenance,
-    started: float,
-    overwrite: bool,
-    creation_options: Mapping[str, str] | None,
-    workers: int | None,
-    progress: Progress | None,
-) -> Report:
-    """Compute and write ``ds``; the completed report."""
+@contextlib.contextmanager
+def _cluster(address: str | None) -> Iterator[Any]:
+    """A client of the scheduler at ``address``; None for this process's own threads."""
+    if address is None:
+        yield None
+        return
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise UsageError("--scheduler needs dask.distributed", "pip install 'geosr[distributed]'") from error
+    try:
+        client = Client(address, timeout=10)
+    except (OSError, ValueError) as error:
+        raise ResourceError(f"no dask scheduler answers at {address}", "start one with: dask scheduler") from error
+    with client:
+        yield client
+
+
+def _write(job: _Job, how: _Writing) -> Report:
+    """Compute and write; the completed report."""
     import dask
 
     from geosr.writing import write
 
+    report, update = job.report, how.progress
     cells = report.shape[0] * report.shape[1] * report.planes
-    config: dict[str, Any] = {"scheduler": "threads"}
-    if workers:
-        config["num_workers"] = workers
-    with dask.config.set(config):
+    threads: dict[str, Any] = {"num_workers": how.workers} if how.workers else {}
+    started = time.perf_counter()
+    with dask.config.set(threads), blame(report.output):
         done = write(
-            ds,
+            job.ds,
             report.output,
             main=report.variable,
-            provenance=lambda scalars: provenance.finish(scalars.get("conservation_error")),
-            overwrite=overwrite,
-            creation_options=dict(creation_options or {}),
-            progress=None if progress is None else lambda now: progress(now, cells),
+            provenance=lambda scalars: job.provenance.finish(scalars.get("conservation_error")),
+            overwrite=how.overwrite,
+            creation_options=how.creation_options,
+            progress=None if update is None else lambda now: update(now, cells),
+            scheduler=how.client or "threads",
         )
-    seconds = time.perf_counter() - started
+    seconds = job.seconds + time.perf_counter() - started
     found = done.statistics
     return replace(
         report,
@@ -304,5 +336,5 @@ def _write(
         maximum=found.maximum,
         seconds=round(seconds, 3),
         megapixels_per_second=round(cells / 1e6 / seconds, 3),
-        also_written=[fspath(p) for p in done.files if fspath(p) != report.output],
+        also_written=[fspath(p) for p in done.files if p != done.path],
     )

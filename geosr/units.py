@@ -9,6 +9,7 @@ A number per area without a name ("1/cm2", as OMI files write) counts molecules.
 from __future__ import annotations
 
 import re
+import warnings
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
-from geosr.errors import InputError
+from geosr.errors import GeosrWarning, InputError
 
 if TYPE_CHECKING:
     import pint
@@ -186,16 +187,21 @@ def factor(frm: str, to: str) -> float:
     return a.si / b.si
 
 
-def convert(data: xr.DataArray, to: str) -> xr.DataArray:
+def convert(data: xr.DataArray, to: str, quiet: bool = False) -> xr.DataArray:
     """``data`` in units ``to``; lazy on lazy data, dtype and other attributes kept.
 
-    Data without units are taken to be in ``to`` already.
+    Data without units are taken to be in ``to`` already, with a :class:`GeosrWarning` unless ``quiet``.
     """
+    parse(to)
     frm = data.attrs.get("units")
     out = data
     if frm is not None:
         ratio = factor(str(frm), to)
         out = data if ratio == 1 else data * data.dtype.type(ratio)
+    elif not quiet:
+        warnings.warn(
+            f"{data.name or 'data'}: the file gives no units: its numbers are taken as {to}", GeosrWarning, stacklevel=2
+        )
     return out.assign_attrs({**data.attrs, "units": to})
 
 

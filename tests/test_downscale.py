@@ -119,6 +119,24 @@ def test_infinity_and_declared_nodata_are_missing(coarse, method):
     assert np.array_equal(numbers(got), numbers(field(BOX, data).geosr.downscale(2, method=method)), equal_nan=True)
 
 
+@pytest.mark.parametrize("place", ["attrs", "encoding"])
+@pytest.mark.parametrize("name", ["_FillValue", "missing_value"])
+@pytest.mark.parametrize("value", [-9999, np.array([-9999], np.int16)])
+def test_nodata_of_integers_wherever_it_is_declared(place, name, value):
+    data = np.full(BOX.shape, 20, np.int16)
+    data[7, 9] = -9999
+    da = field(BOX, data)
+    getattr(da, place)[name] = value
+    fine = numbers(da.geosr.downscale(4, method="bicubic"))
+    assert np.isnan(fine).sum() == 16
+    assert np.nanmin(fine) == 20
+
+
+def test_packed_numbers_are_not_taken_for_values(coarse):
+    with pytest.raises(UsageError, match="decode"):
+        coarse.assign_attrs(scale_factor=0.01).geosr.downscale(2, method="bicubic")
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("value", [0.0, -3.5, 4e15, 1e-5])
 def test_a_constant_field_stays_constant(method, value):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from geosr_cli.main import debug_option
+from geosr_cli.main import complain, debug_option
 
 if TYPE_CHECKING:
     from geosr.jobs import Report
@@ -106,6 +106,11 @@ output_options = _apply(
             help="GDAL creation option of the COG.",
         ),
         click.option("--workers", type=click.IntRange(1), metavar="N", help="Threads. Default: one per core."),
+        click.option(
+            "--scheduler",
+            metavar="ADDRESS",
+            help="Compute on a dask.distributed cluster, e.g. tcp://host:8786; its workers must see the same files.",
+        ),
     ]
 )
 
@@ -130,11 +135,18 @@ class Reporter:
     def say(self, text: str) -> None:
         """A message for people."""
         if not self.quiet:
-            click.echo(text, err=True)
+            complain(text)
 
     def result(self, text: str, data: Any) -> None:
         """The result: JSON if it was asked for, else the text."""
-        click.echo(json.dumps(data, indent=2, allow_nan=False) if self.as_json else text)
+        from geosr.errors import OutputError
+
+        try:
+            click.echo(json.dumps(data, indent=2, allow_nan=False) if self.as_json else text)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise OutputError(f"stdout cannot be written ({error.strerror})", "check where it leads") from error
 
     def finish(self, reports: Sequence[Report]) -> None:
         """Close a run: a line for each output on stderr, JSON on stdout if it was asked for."""
@@ -154,7 +166,7 @@ class Reporter:
                 if str(message) not in self.warnings:
                     self.warnings.append(str(message))
                     self.say(f"geosr: warning: {message}")
-            elif self.verbose:
+            elif self.verbose and not issubclass(category, DeprecationWarning | PendingDeprecationWarning):
                 self.say(f"{category.__name__}: {message}")
 
         with warnings.catch_warnings():
@@ -167,7 +179,7 @@ class Reporter:
         """A bar with rate and time left; yields ``update(done_now, in_all)``."""
         from tqdm import tqdm
 
-        hidden = self.quiet or not sys.stderr.isatty()
+        hidden = self.quiet or sys.stderr is None or not sys.stderr.isatty()
         with tqdm(desc=label, unit=unit, unit_scale=True, disable=hidden, dynamic_ncols=True, leave=False) as bar:
 
             def update(done: int, total: int) -> None:

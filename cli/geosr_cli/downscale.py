@@ -24,7 +24,7 @@ from geosr_cli.common import Reporter, engine_option, output_options, reading_op
     "--output",
     type=click.Path(),
     metavar="OUT",
-    help="Output: .tif, .nc or .zarr, or a folder. [IN_x4.tif]",
+    help="Output: .tif, .nc or .zarr, or a folder. Default: IN_x4.tif beside IN.",
 )
 @click.option(
     "--method",

@@ -11,7 +11,13 @@ from geosr_cli.common import Reporter, output_options, reading_options, report_o
 
 @click.command("grid")
 @click.argument("inputs", metavar="L2...", nargs=-1, required=True, type=click.Path())
-@click.option("-o", "--output", type=click.Path(), metavar="L3", help="Output: .tif, .nc or .zarr. [L2_grid.tif]")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(),
+    metavar="L3",
+    help="Output: .tif, .nc or .zarr. Default: L2_grid.tif beside L2.",
+)
 @reading_options
 @output_options
 @report_options

@@ -5,6 +5,7 @@ Nothing of geosr is imported before a command runs, so that ``geosr --help`` ans
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import signal
@@ -63,6 +64,9 @@ def _report_failure(error: Exception) -> int:
         # The reader of our stdout has left; a flush at exit would complain once more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_PIPE
+    if isinstance(error, FileNotFoundError) and not _folder_exists():
+        _say("the working folder is gone; change to one that exists")
+        return EXIT_OUTPUT
     if isinstance(error, MemoryError):
         _say("out of memory; use a smaller --tile or fewer --workers")
         return EXIT_RESOURCES
@@ -70,10 +74,23 @@ def _report_failure(error: Exception) -> int:
     return EXIT_BUG
 
 
+def _folder_exists() -> bool:
+    try:
+        return bool(os.getcwd())
+    except FileNotFoundError:
+        return False
+
+
 def _say(text: str) -> None:
     """One line on stderr, whatever control characters a file name or an attribute holds."""
     line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-    click.echo(f"geosr: error: {line}" if not line.startswith("interrupted") else f"geosr: {line}", err=True)
+    complain(f"geosr: error: {line}" if not line.startswith("interrupted") else f"geosr: {line}")
+
+
+def complain(text: str) -> None:
+    """A line on stderr; if nobody can hear it, that changes nothing about the run."""
+    with contextlib.suppress(OSError):
+        click.echo(text, err=True)
 
 
 def _set_debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:
@@ -86,7 +103,9 @@ debug_option = click.option(
 )
 
 
-@click.group("geosr", cls=GeosrGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    "geosr", cls=GeosrGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+)
 @click.version_option(package_name="geosr", prog_name="geosr")
 @debug_option
 def cli() -> None:
@@ -105,6 +124,7 @@ def _terminate(signum: int, frame: FrameType | None) -> None:
 
 def main() -> None:
     """Entry point of the ``geosr`` script."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's greetings are not ours
     for signum in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
         signal.signal(signum, _terminate)
     try:

@@ -122,7 +122,7 @@ def _open_grid(
     input_units: str | None,
 ) -> xr.Dataset:
     from geosr.reading.crop import crop
-    from geosr.reading.field import to_dataset
+    from geosr.reading.field import is_count, to_dataset
     from geosr.reading.times import select
 
     kind = kind_of(path)
@@ -136,9 +136,9 @@ def _open_grid(
 
         return netcdf.read(path, kind, name, crs)
 
-    def dataset(raw: Raw, units: str | None, input_units: str | None) -> xr.Dataset:
+    def dataset(raw: Raw, units: str | None, input_units: str | None, companion: bool = False) -> xr.Dataset:
         raw = select(raw, time, level)
-        return to_dataset(raw if bbox is None else crop(raw, bbox), path, units, input_units)
+        return to_dataset(raw if bbox is None else crop(raw, bbox), path, units, input_units, companion)
 
     raw = read(variable)
     ds = dataset(raw, units, input_units)
@@ -147,8 +147,9 @@ def _open_grid(
         extra = _companion(read, name, raw)
         if extra is None:
             continue
-        same = extra.attrs.get("units") == raw.attrs.get("units")
-        ds[extra.name] = dataset(extra, *((units, input_units) if same else (None, None)))[extra.name]
+        same = extra.attrs.get("units") == raw.attrs.get("units") and not is_count(extra)
+        wanted = (units, input_units) if same else (None, None)
+        ds[extra.name] = dataset(extra, *wanted, companion=True)[extra.name]
         kept.append(extra.name)
     if kept:
         ds[raw.name].attrs["ancillary_variables"] = " ".join(kept)

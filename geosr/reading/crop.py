@@ -44,6 +44,8 @@ def check_bbox(bbox: Sequence[float]) -> tuple[float, float, float, float]:
 def crop(raw: Raw, bbox: Sequence[float]) -> Raw:
     """``raw`` cut to the cells that ``bbox`` (W, S, E, N in degrees) overlaps.
 
+    On a grid of longitudes the result begins in -180 to 180: one that would begin beyond 180 is moved by 360.
+
     Raises
     ------
     InputError
@@ -65,7 +67,12 @@ def crop(raw: Raw, bbox: Sequence[float]) -> Raw:
         )
     left = pieces[0][0]
     width = sum(c1 - c0 for c0, c1 in pieces)
-    cut = GeoBox((rows[1] - rows[0], width), a * Affine.translation(left, rows[0]), box.crs)
+    at = a * Affine.translation(left, rows[0])
+    if box.crs is not None and box.crs.geographic and not (a.b or a.d):
+        west_cell = at.c + at.a / 2 if at.a > 0 else at.c + (width - 0.5) * at.a
+        if west_cell >= 180:
+            at = Affine(at.a, 0.0, at.c - 360.0, 0.0, at.e, at.f)
+    cut = GeoBox((rows[1] - rows[0], width), at, box.crs)
 
     def take(v: da.Array) -> da.Array:
         parts = [v[..., rows[0] : rows[1], c0 % nx : (c1 - 1) % nx + 1] for c0, c1 in pieces]

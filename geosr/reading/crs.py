@@ -91,3 +91,9 @@ def _familiar(crs: CRS) -> CRS:
     datum = str(proj.datum.name if proj.datum is not None else "").lower()
     plain = re.search("undefined|unknown|world geodetic system 1984|wgs.?84|^$", datum)
     return CRS("EPSG:4326") if same_shape and greenwich and plain else crs
+
+
+def keeps_own(path: str | os.PathLike[str], own: CRS) -> str:
+    """Text of the warning where a CRS was declared for a file that has another."""
+    name = f"EPSG:{own.epsg}" if own.epsg else own.to_wkt()[:60]
+    return f"{os.path.basename(os.fspath(path))} keeps its own CRS {name}: --crs declares a missing one"

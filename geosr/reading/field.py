@@ -114,8 +114,13 @@ def check_poles(box: GeoBox) -> None:
         raise InputError(f"latitude {furthest:g} is beyond the pole", "check the CRS and the order of the coordinates")
 
 
-def to_dataset(raw: Raw, path: Path, units: str | None, input_units: str | None) -> xr.Dataset:
-    """Decode, settle units and wrap ``raw`` into the Dataset that :func:`geosr.open_no2` returns. Lazy."""
+def to_dataset(
+    raw: Raw, path: Path, units: str | None, input_units: str | None, companion: bool = False
+) -> xr.Dataset:
+    """Decode, settle units and wrap ``raw`` into the Dataset that :func:`geosr.open_no2` returns. Lazy.
+
+    ``companion``: it goes with a main variable, of which the user has been told what there is to tell.
+    """
     check_poles(raw.box)
     raw = north_up(raw)
     attrs = {k: raw.attrs[k] for k in KEPT_ATTRS if raw.attrs.get(k) not in (None, "")}
@@ -136,11 +141,12 @@ def to_dataset(raw: Raw, path: Path, units: str | None, input_units: str | None)
         doubt = plausibility(seen, attrs.get("units"))
         if doubt:
             warnings.warn(f"{raw.name}: {doubt}", GeosrWarning, stacklevel=2)
-    _warn_of_odd_shares(seen, sum(layer.data.size for layer in raw.layers), raw.name)
+    may_be_zero = companion or is_count(raw)
+    _warn_of_odd_shares(seen, sum(layer.data.size for layer in raw.layers), raw.name, may_be_zero)
     array = da.stack(fields) if raw.stacked else fields[0]
     data = xr.DataArray(array, dims=_dims(raw), coords=dict(raw.coords), name=raw.name, attrs=attrs)
     if units is not None:
-        data = convert(data, units)
+        data = convert(data, units, quiet=companion)
     data = with_geobox(data, raw.box)
     data.encoding = {}
     return xr.Dataset({raw.name: data}, attrs={"source": path.name, **raw.file_attrs, **_coverage(raw)})
@@ -171,7 +177,12 @@ def _inspected(layer: Layer, cells: int, label: str) -> tuple[np.ndarray, Decodi
     return decode(values, how), how
 
 
-def _warn_of_odd_shares(seen: np.ndarray, cells: int, label: str) -> None:
+def is_count(raw: Raw) -> bool:
+    """Is it a number of observations, by name or standard name?"""
+    return bool(re.search(r"number_of_observations|_count$", f"{raw.attrs.get('standard_name', '')} {raw.name}"))
+
+
+def _warn_of_odd_shares(seen: np.ndarray, cells: int, label: str, may_be_zero: bool) -> None:
     """Warn where nothing of ``cells`` cells is valid, or where so much is exactly zero that zero must mean missing."""
     valid = ~np.isnan(seen)
     if not valid.any():
@@ -179,7 +190,7 @@ def _warn_of_odd_shares(seen: np.ndarray, cells: int, label: str) -> None:
         warnings.warn(f"{label} holds no valid value{where}", GeosrWarning, stacklevel=3)
         return
     zero = float((seen[valid] == 0).mean())
-    if 0.25 < zero < 1:
+    if 0.25 < zero < 1 and not may_be_zero:
         text = f"{zero:.0%} of the valid values of {label} are exactly 0, which is kept; if 0 means missing, declare it"
         warnings.warn(f"{text} (gdal_edit.py -a_nodata 0)", GeosrWarning, stacklevel=3)
 

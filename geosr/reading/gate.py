@@ -12,9 +12,10 @@ import os
 import re
 import stat
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 
@@ -72,6 +73,8 @@ def check_path(path: str | os.PathLike[str]) -> Path:
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise InputError(f"cannot be opened ({_reason(error)})", "check the path and its permissions", text) from None
     if stat.S_ISDIR(status.st_mode):
+        if text.rstrip("/\\").lower().endswith(".zarr"):
+            raise InputError("Zarr input is not read yet", "convert it to NetCDF first (xarray, or gdal_translate)", text)
         raise InputError("is a directory", "give one file (or several Sentinel-5P L2 files)", text)
     if not stat.S_ISREG(status.st_mode):
         raise InputError("not a regular file", "copy the data to a file first", text)
@@ -127,31 +130,73 @@ def guarded(call: Callable[[], T], path: str | os.PathLike[str]) -> T:
 
 # --- TIFF ------------------------------------------------------------------------------------------------------
 
+# Field type -> struct code and bytes of one value (TIFF 6.0, section 2; BigTIFF). An unknown type counts as bytes.
 _TYPES = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
+_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _OFFSETS, _COUNTS = (273, 324), (279, 325)  # strips, tiles (TIFF 6.0, sections 3 and 15)
 
 
+@dataclass(frozen=True)
+class _Entry:
+    """One entry of an image file directory: ``value`` holds the values, or the place in the file where they are."""
+
+    order: str
+    kind: int
+    count: int
+    value: bytes
+
+    @property
+    def size(self) -> int:
+        return _BYTES.get(self.kind, 1) * self.count
+
+    @property
+    def inline(self) -> bool:
+        return self.size <= len(self.value)
+
+    @property
+    def place(self) -> int:
+        return int(struct.unpack(self.order + ("Q" if len(self.value) == 8 else "I"), self.value)[0])
+
+
 def check_tiff_blocks(path: str | os.PathLike[str]) -> int:
-    """Do all blocks of the first image of a TIFF lie inside the file?
+    """Does everything that the directories of a TIFF point to lie inside the file: blocks, and the values of tags?
+
+    Tags are lost without a word otherwise: libtiff passes over one that it cannot read, and with it go nodata
+    value, scale and offset, or the georeference.
 
     Returns
     -------
-    The number of missing ("sparse") blocks, which GDAL reads as 0 or nodata.
+    The number of missing ("sparse") blocks of the first image, which GDAL reads as 0 or nodata.
 
     Raises
     ------
     InputError
-        If a block, or the directory itself, lies beyond the end of the file.
+        If a block, the values of a tag, or a directory itself, lies beyond the end of the file.
     """
     size = os.path.getsize(path)
-    cut = InputError("truncated or corrupt: its directory lies beyond the end of the file", "download it again", path)
+    missing = []
     with open(path, "rb") as file:
         try:
-            tags = _directory(file, size)
-            offsets = next((_values(file, tags[t], size) for t in _OFFSETS if t in tags), None)
-            counts = next((_values(file, tags[t], size) for t in _COUNTS if t in tags), None)
+            for tags in _directories(file, size):
+                missing.append(_check_blocks(file, tags, size, path))
+                for tag, entry in tags.items():
+                    if not entry.inline and entry.place + entry.size > size:
+                        raise InputError(
+                            f"truncated or corrupt: the values of its tag {tag} lie beyond the end of the file",
+                            "download it again",
+                            path,
+                        )
         except (struct.error, EOFError, OverflowError):
-            raise cut from None
+            raise InputError(
+                "truncated or corrupt: its directory lies beyond the end of the file", "download it again", path
+            ) from None
+    return missing[0] if missing else 0
+
+
+def _check_blocks(file: BinaryIO, tags: dict[int, _Entry], size: int, path: str | os.PathLike[str]) -> int:
+    """Number of missing blocks of an image; raises if one lies beyond the end."""
+    offsets = next((_values(file, tags[t], size) for t in _OFFSETS if t in tags), None)
+    counts = next((_values(file, tags[t], size) for t in _COUNTS if t in tags), None)
     if offsets is None or counts is None or len(offsets) != len(counts):
         return 0  # odd, but libtiff may cope: let it try
     ends = offsets.astype(np.float64) + counts
@@ -165,38 +210,48 @@ def check_tiff_blocks(path: str | os.PathLike[str]) -> int:
     return int((counts == 0).sum())
 
 
-def _directory(file, size: int) -> dict[int, tuple[str, str, int, bytes]]:
-    """First image file directory: tag -> (byte order, struct code, count, the value or its offset as bytes)."""
+def _directories(file: BinaryIO, size: int) -> Iterator[dict[int, _Entry]]:
+    """The image file directories, in the order of their chain; a chain that runs in a circle ends there."""
+    file.seek(0)
     head = file.read(16)
     order = "<" if head[:2] == b"II" else ">"
     big = struct.unpack_from(order + "H", head, 2)[0] == 43
     at = struct.unpack_from(order + ("Q" if big else "I"), head, 8 if big else 4)[0]
-    if at >= size:
-        raise EOFError
-    file.seek(at)
-    n_code, entry = ("Q", order + "HHQ8s") if big else ("H", order + "HHI4s")
-    n = struct.unpack(order + n_code, file.read(struct.calcsize(n_code)))[0]
-    if n * struct.calcsize(entry) > size:
-        raise EOFError
-    tags = {}
-    for _ in range(n):
-        tag, kind, count, value = struct.unpack(entry, file.read(struct.calcsize(entry)))
-        tags[tag] = (order, _TYPES.get(kind, ""), count, value)
-    return tags
+    n_code, link, item = (
+        (order + "Q", order + "Q", order + "HHQ8s") if big else (order + "H", order + "I", order + "HHI4s")
+    )
+    seen: set[int] = set()
+    room = size  # directories that share bytes could keep us busy for ever
+    while not seen or (at and at not in seen):
+        seen.add(at)
+        if at >= size:
+            raise EOFError
+        file.seek(at)
+        n = struct.unpack(n_code, file.read(struct.calcsize(n_code)))[0]
+        length = n * struct.calcsize(item)
+        room -= length
+        if room < 0:
+            raise EOFError
+        entries = struct.iter_unpack(item, _exactly(file, length))
+        following = _exactly(file, struct.calcsize(link))
+        yield {tag: _Entry(order, kind, count, value) for tag, kind, count, value in entries}
+        at = struct.unpack(link, following)[0]
 
 
-def _values(file, entry: tuple[str, str, int, bytes], size: int) -> np.ndarray | None:
-    order, code, count, value = entry
-    if not code:
-        return None
-    dtype = np.dtype(order + code)
-    n = dtype.itemsize * count
-    if n > size:
-        raise EOFError
-    if n <= len(value):
-        return np.frombuffer(value[:n], dtype)
-    file.seek(struct.unpack(order + ("Q" if len(value) == 8 else "I"), value)[0])
+def _exactly(file: BinaryIO, n: int) -> bytes:
     data = file.read(n)
     if len(data) < n:
         raise EOFError
-    return np.frombuffer(data, dtype)
+    return data
+
+
+def _values(file: BinaryIO, entry: _Entry, size: int) -> np.ndarray | None:
+    if entry.kind not in _TYPES:
+        return None
+    dtype = np.dtype(entry.order + _TYPES[entry.kind])
+    if entry.inline:
+        return np.frombuffer(entry.value[: entry.size], dtype)
+    if entry.size > size:
+        raise EOFError
+    file.seek(entry.place)
+    return np.frombuffer(_exactly(file, entry.size), dtype)

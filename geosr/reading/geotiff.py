@@ -28,7 +28,7 @@ from rasterio.errors import NotGeoreferencedWarning
 from rasterio.windows import Window
 
 from geosr.errors import GeosrWarning, InputError
-from geosr.reading.crs import as_crs
+from geosr.reading.crs import as_crs, keeps_own
 from geosr.reading.field import Layer, Raw, describe_source
 from geosr.reading.gate import check_tiff_blocks, guarded
 from geosr.reading.lazy import read_indexed
@@ -122,13 +122,15 @@ def _raw(source: rasterio.DatasetReader, path: Path, box: GeoBox, numbers: list[
     tags = source.tags()
     layers = tuple(_layer(source, path, n) for n in numbers)
     many = len(numbers) > 1
-    coords = {}
-    if many:
-        labels = [source.descriptions[n - 1] or str(n) for n in numbers]
-        coords["band"] = xr.Variable("band", np.array(labels, dtype=object).astype(str), {"long_name": "band"})
     is_no2 = chosen.is_no2 or (not chosen.attrs.get("long_name") and "no2" in path.name.lower())
     named = re.fullmatch(r"(?!band_?\d)[A-Za-z]\w*", chosen.name)
     name = chosen.name if named else "no2" if is_no2 else "field"
+    coords: dict[str, xr.Variable] = {}
+    if many:
+        labels = [source.descriptions[n - 1] or str(n) for n in numbers]
+        coords["band"] = xr.Variable("band", np.array(labels, dtype=object).astype(str), {"long_name": "band"})
+    elif source.count > 1 and source.descriptions[numbers[0] - 1] not in (None, "", name):
+        coords["band"] = xr.Variable((), str(source.descriptions[numbers[0] - 1]), {"long_name": "band"})
     return Raw(
         name=name,
         layers=layers,
@@ -147,11 +149,25 @@ def _layer(source: rasterio.DatasetReader, path: Path, number: int) -> Layer:
     packing = {"scale_factor": scale, "add_offset": offset}
     how = Decoding.from_attrs(packing if nodata is None else {**packing, "_FillValue": nodata}, dtype)
     chunks = _chunks(source, number)
+    return Layer(_lazy(_Band(str(path), number, source.shape, dtype), chunks), how, _mask(source, path, number, chunks))
+
+
+def _mask(source: rasterio.DatasetReader, path: Path, number: int, chunks: tuple[int, int]) -> da.Array | None:
+    """Validity of a band (0 is invalid) by the file's mask and its alpha bands.
+
+    Alpha bands are read here, because GDAL takes only those of 8 and 16 bits for a mask, and none beside nodata.
+    """
+    masks = []
     flags = source.mask_flag_enums[number - 1]
-    mask = None
-    if MaskFlags.per_dataset in flags or MaskFlags.alpha in flags:
-        mask = _lazy(_Band(str(path), number, source.shape, np.dtype(np.uint8), mask=True), chunks)
-    return Layer(_lazy(_Band(str(path), number, source.shape, dtype), chunks), how, mask)
+    if MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags:
+        masks.append(_lazy(_Band(str(path), number, source.shape, np.dtype(np.uint8), mask=True), chunks))
+    for i, meaning in enumerate(source.colorinterp):
+        if meaning == ColorInterp.alpha:
+            band = _Band(str(path), i + 1, source.shape, np.dtype(source.dtypes[i]))
+            masks.append(_lazy(band, chunks) != 0)
+    if len(masks) < 2:
+        return masks[0] if masks else None
+    return da.all(da.stack([mask != 0 for mask in masks]), axis=0)
 
 
 def _lazy(band: _Band, chunks: tuple[int, int]) -> da.Array:
@@ -253,6 +269,5 @@ def _geobox(source: rasterio.DatasetReader, declared: object) -> GeoBox:
     if own is None and declared is None:
         raise InputError("no CRS", "declare it with --crs (in Python: crs=…), e.g. --crs EPSG:4326")
     if own is not None and declared is not None and own != as_crs(declared):
-        text = f"keeps its own CRS {own.epsg or own.to_wkt()[:60]}: --crs declares a missing one"
-        warnings.warn(text, GeosrWarning, stacklevel=2)
+        warnings.warn(keeps_own(source.name, own), GeosrWarning, stacklevel=2)
     return GeoBox(source.shape, source.transform, own or as_crs(declared))

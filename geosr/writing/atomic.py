@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
-from geosr.errors import GeosrError, OutputError, UsageError
+from geosr.errors import GeosrError, OutputError, OutputLockedError, UsageError
 
 #: What each suffix means.
 SUFFIXES = {".tif": "GeoTIFF", ".tiff": "GeoTIFF", ".nc": "NetCDF", ".zarr": "Zarr"}
@@ -163,9 +163,7 @@ class Staging(contextlib.AbstractContextManager):
             for made in files:
                 _fsync_tree(made)
             if not self.overwrite and os.path.lexists(self.target):
-                raise OutputError(
-                    "has appeared while it was being computed", "use --overwrite to replace it", self.target
-                )
+                raise OutputLockedError("has been written by another run meanwhile", "compare the two", self.target)
             with contextlib.ExitStack() as undo:
                 for number, old in enumerate(stale):
                     if os.path.lexists(old):

@@ -27,7 +27,8 @@ from geosr.errors import InputError, UsageError
 from geosr.provenance import Provenance
 from geosr.writing.stream import Plan
 
-CONVENTIONS = "CF-1.11"
+# Both hold: nothing here came after 1.8, and checkers ask for the very version that they are run with.
+CONVENTIONS = "CF-1.11, CF-1.8"
 
 #: Name of the grid mapping variable: the one that rioxarray and odc-geo look for first.
 GRID_MAPPING = "spatial_ref"
@@ -164,7 +165,7 @@ def _with_other_coordinates(frame: xr.Dataset, job: Plan) -> xr.Dataset:
 
 
 def _with_time(frame: xr.Dataset, job: Plan, attrs: Mapping[str, Any]) -> xr.Dataset:
-    """The interval that the data cover, as bounds of the one time there is (made, if there is none)."""
+    """The one time there is (made, if there is none), with the interval that the data cover as bounds."""
     start, end = (parse_time(attrs.get(f"time_coverage_{which}")) for which in ("start", "end"))
     times = [n for n, c in frame.coords.items() if c.dtype.kind == "M"]
     if start is None or end is None or end < start or len(times) > 1:
@@ -173,10 +174,13 @@ def _with_time(frame: xr.Dataset, job: Plan, attrs: Mapping[str, Any]) -> xr.Dat
     if not times:
         if "time" in frame.variables or "time" in job.main.dims:
             return frame
-        frame = frame.assign_coords(time=((), interval[0], {"standard_name": "time", "long_name": "start of the data"}))
+        frame = frame.assign_coords(time=((), interval[0], {**_TIME_ATTRS, "long_name": "start of the data"}))
         times = ["time"]
     name = times[0]
     if frame[name].size != 1 or not interval[0] <= frame[name].values.reshape(-1)[0] <= interval[1]:
+        return frame
+    if frame[name].ndim == 0:
+        # CF lets a scalar coordinate have bounds, but its checkers do not; the global attributes say it as well.
         return frame
     bounds = f"{name}_bnds"
     frame[name].attrs["bounds"] = bounds

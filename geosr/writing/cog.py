@@ -226,8 +226,10 @@ def _describe(target: Any, job: Plan, bands: Mapping[tuple[int, int], int], ledg
 
 
 def _band_name(data: xr.DataArray, lead: int) -> str:
-    """Name of the variable, and of the time or band where there are several."""
+    """Name of the variable, and of the time or band where there are several, or of the one band that was chosen."""
     name = str(data.name)
+    if data.ndim == 2 and "band" in data.coords and data.coords["band"].dtype.kind in "UO":
+        return f"{name} {data.coords['band'].item()}"
     if data.ndim == 2 or data.shape[0] == 1 or data.dims[0] not in data.coords:
         return name if data.ndim == 2 or data.shape[0] == 1 else f"{name} {lead + 1}"
     label = data.coords[data.dims[0]].values[lead]

@@ -81,6 +81,13 @@ def test_an_existing_output_is_kept(run, tif):
     assert out.read_bytes() != before
 
 
+def test_a_wrong_option_is_told_before_an_existing_output(run, tif):
+    assert run("downscale", tif, "--method", "bicubic").code == 0
+    for args, code in ((["--model", "nonesuch"], 6), (["--bbox", "100", "10", "110", "20"], 3)):
+        assert run("downscale", tif, *args).code == code
+    assert run("downscale", tif, "--dry-run").code == 0
+
+
 def test_dry_run_writes_nothing(run, tif):
     before = sorted(tif.parent.iterdir())
     got = run("downscale", tif, "--dry-run", "--json")

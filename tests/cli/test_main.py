@@ -87,6 +87,46 @@ def test_rio_geosr_is_the_same_command(tmp_path):
     assert done.stderr.startswith("geosr: error:")
 
 
+def test_a_full_stdout_is_an_output_error(tif):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([*GEOSR, "info", str(tif)], stdout=full, stderr=subprocess.PIPE, text=True)
+        assert done.returncode == 5
+        assert "stdout" in done.stderr
+        out = tif.with_name("out.tif")
+        done = subprocess.run([*GEOSR, "downscale", str(tif), "--method", "bicubic", "-o", str(out)], stderr=full)
+        assert done.returncode == 0
+        assert out.exists()
+
+
+def test_closed_streams_do_not_stop_the_work(tif):
+    out = tif.with_name("out.tif")
+    command = " ".join([*GEOSR, "downscale", str(tif), "--method", "bicubic", "-o", str(out), ">&-", "2>&-"])
+    assert subprocess.run(command, shell=True).returncode == 0
+    assert out.exists()
+
+
+@pytest.mark.slow
+def test_a_cluster_gives_the_same_numbers(run, tif, tmp_path):
+    import rasterio
+    from distributed import LocalCluster
+
+    with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
+        address = cluster.scheduler_address
+        got = run("downscale", tif, "--tile", "64", "--scheduler", address, "-o", tmp_path / "far.tif")
+    assert got.code == 0, got.err
+    assert run("downscale", tif, "--tile", "64", "-o", tmp_path / "near.tif").code == 0
+    with rasterio.open(tmp_path / "far.tif") as far, rasterio.open(tmp_path / "near.tif") as near:
+        assert np.array_equal(far.read(), near.read(), equal_nan=True)
+        assert far.tags()["GEOSR_CONSERVATION_ERROR"] == near.tags()["GEOSR_CONSERVATION_ERROR"]
+
+
+@pytest.mark.slow
+def test_no_scheduler_at_the_address(run, tif):
+    got = run("downscale", tif, "--scheduler", "tcp://127.0.0.1:9")
+    assert got.code == 7
+    assert "no dask scheduler" in got.errors[0]
+
+
 def test_a_closed_pipe_is_quiet(tif):
     read, write = os.pipe()
     os.close(read)

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import rasterio
 
-from geosr.errors import InputError, OutputError, UsageError
+from geosr.errors import InputError, OutputError, OutputLockedError, UsageError
 from geosr.writing import atomic, check_target, write
 
 FORMATS = ("tif", "nc", "zarr")
@@ -302,7 +302,7 @@ def test_each_failing_rename_and_flush_restores_the_old_output(
 
 def test_an_output_that_appears_in_the_meantime_is_kept(tmp_path, dataset, columns, provenance):
     path = tmp_path / "out.nc"
-    with pytest.raises(OutputError, match="appeared while"):
+    with pytest.raises(OutputLockedError, match="another run"):
         write(
             dataset(columns(9, 9)),
             path,

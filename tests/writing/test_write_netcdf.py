@@ -44,6 +44,16 @@ def _messages(result):
     return own + [m for child in result.children or [] for m in _messages(child)]
 
 
+@pytest.mark.parametrize("version", ["1.8", "1.11"])
+@pytest.mark.parametrize("sample", ["S5P_*.nc", "*_l3.nc", "*_utm.tif"])
+def test_cf_checker_finds_nothing_in_a_downscaled_sample(tmp_path, sample_dir, sample, version):
+    from geosr.jobs import downscale_files
+
+    (path,) = sample_dir.glob(sample)
+    (report,) = downscale_files([path], tmp_path / "out.nc", scale=2, method="bicubic")
+    assert cf_findings(report.output, version) == []
+
+
 @pytest.mark.parametrize("name", GRIDS)
 def test_cf_checker_finds_nothing(tmp_path, dataset, columns, provenance, name):
     shape, affine, crs, ancillary = GRIDS[name]
@@ -151,7 +161,7 @@ def test_attributes_are_chosen_not_inherited(tmp_path, dataset, columns, provena
         first, last = done.attrs["history"].splitlines()
         assert first == "2024-01-01: made by somebody"
         assert last == provenance.history_line()
-        assert done.attrs["Conventions"] == "CF-1.11"
+        assert done.attrs["Conventions"] == "CF-1.11, CF-1.8"
         assert done.attrs["geosr_conservation_error"] == "2e-10"
         assert "junk" not in done.attrs
 
