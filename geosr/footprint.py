@@ -7,8 +7,11 @@ averaged on the sphere.
 from __future__ import annotations
 
 import math
+import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from affine import Affine
@@ -19,8 +22,11 @@ from geosr.errors import InputError, RefusedError, UsageError
 from geosr.grid import AUTHALIC_RADIUS
 
 METRES_PER_DEGREE = AUTHALIC_RADIUS * math.pi / 180
-# Cells of a grid that swaths are gridded to: accumulators take 32 bytes each (trust.md, caps before allocation).
-MAX_CELLS = 400_000_000
+#: Share of the available memory that a grid may take.
+MEMORY_SHARE = 0.7
+#: Bytes a cell takes at least: three float64 sums, a float32 mean and an int32 count.
+CELL_BYTES = 3 * 8 + 4 + 4
+_LARGEST_CELL_DEG = 10.0
 _NICE = (1.0, 2.0, 2.5, 5.0, 10.0)
 
 
@@ -152,6 +158,8 @@ class Extent:
     south: float = math.inf
     north: float = -math.inf
     pixels: int = 0
+    asked: tuple[float, float, float, float] | None = None  # count the pixels that reach this box
+    inside: int = 0  # how many do, by their ranges of longitude and latitude
     west: np.ndarray = field(default_factory=lambda: np.full(360, math.inf))
     east: np.ndarray = field(default_factory=lambda: np.full(360, -math.inf))
     covered: np.ndarray = field(default_factory=lambda: np.zeros(360, bool))
@@ -175,6 +183,12 @@ class Extent:
         west = (lon[:, 0] + along.min(axis=1)) % 360.0
         west[west >= 360.0] = 0.0  # -1e-14 % 360 rounds up
         east = west + np.ptp(along, axis=1)
+        if self.asked is not None:
+            w, s, e, n = self.asked
+            near = ((west - w) % 360.0 < e - w) | ((w - west) % 360.0 < east - west) | polar
+            high = np.where(polar & (lat.mean(axis=1) > 0), 90.0, lat.max(axis=1))
+            low = np.where(polar & (lat.mean(axis=1) <= 0), -90.0, lat.min(axis=1))
+            self.inside += int((near & (low < n) & (high > s)).sum())
         first = west.astype(np.int64) % 360
         last = np.maximum(np.ceil(east).astype(np.int64) - 1, first)
         np.minimum.at(self.west, first, west)
@@ -188,6 +202,7 @@ class Extent:
     def merge(self, other: Extent) -> None:
         self.south, self.north = min(self.south, other.south), max(self.north, other.north)
         self.pixels += other.pixels
+        self.inside += other.inside
         self.west, self.east = np.minimum(self.west, other.west), np.maximum(self.east, other.east)
         self.covered |= other.covered
 
@@ -241,6 +256,65 @@ def _multiple(number: int, step: float) -> float:
     return number / per_unit if per_unit and abs(per_unit * step - 1) < 1e-12 else number * step
 
 
+def check_memory(ny: int, nx: int, cell_bytes: int) -> None:
+    """Raise :class:`RefusedError` if a grid of ``ny`` by ``nx`` cells takes too much of the available memory."""
+    needed, limit = ny * nx * cell_bytes, MEMORY_SHARE * available_memory()
+    if needed > limit:
+        raise RefusedError(
+            f"a grid of {ny} x {nx} cells ({ny * nx / 1e6:,.0f} million) takes {needed / 1e9:,.1f} GB of memory, more "
+            f"than {limit / 1e9:,.1f} GB ({MEMORY_SHARE:.0%} of what is available)",
+            "give a smaller --bbox or a larger --resolution",
+        )
+
+
+def available_memory() -> float:
+    """Bytes that can be had: the system's, or the limit of a control group that the process is in, if lower.
+
+    Linux's MemAvailable where there is one: SC_AVPHYS_PAGES counts the cache of files as taken, which is most of the
+    memory of a machine that has run for a day. Infinite where nothing tells.
+    """
+    known = [_system_memory()]
+    for file in _cgroup_files():
+        try:
+            known.append(float(file.read_text()))
+        except (OSError, ValueError):  # not there, or "max"
+            continue
+    return min(known)
+
+
+def _system_memory() -> float:
+    try:
+        found = re.search(r"^MemAvailable:\s*(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
+        if found:
+            return 1024.0 * int(found[1])
+    except OSError:
+        pass
+    try:
+        return float(os.sysconf("SC_AVPHYS_PAGES")) * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):  # Windows has no sysconf, macOS not this one
+        return math.inf
+
+
+def _cgroup_files() -> list[Path]:
+    """Files that may hold the limit of this process's control group or one above it (versions 2 and 1)."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    files = []
+    for line in lines:
+        _, controllers, group = line.split(":", 2)
+        if controllers == "":
+            root, name = Path("/sys/fs/cgroup"), "memory.max"
+        elif "memory" in controllers.split(","):
+            root, name = Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"
+        else:
+            continue
+        here = root / group.lstrip("/")
+        files += [folder / name for folder in (here, *here.parents) if folder.is_relative_to(root)]
+    return files
+
+
 def fit_geobox(
     extent: tuple[float, float, float, float],
     pixel_size_m: tuple[float, float],
@@ -253,11 +327,17 @@ def fit_geobox(
     except Exception as error:  # odc and pyproj raise many kinds for a bad CRS
         raise InputError(f"CRS {crs!r} is not known ({error})", "give an EPSG code, a PROJ string or WKT") from error
     metres = METRES_PER_DEGREE if target.geographic else target.proj.axis_info[0].unit_conversion_factor
+    chosen = resolution is not None
     if resolution is None:
         resolution = nice_size(math.sqrt(pixel_size_m[0] * pixel_size_m[1]) / metres)
     if not (math.isfinite(resolution) and resolution > 0):
         raise UsageError(f"--resolution {resolution} is not a cell size", "give a positive number in units of the CRS")
     west, south, east, north = extent
+    if target.geographic and chosen and resolution > _LARGEST_CELL_DEG:
+        raise UsageError(
+            f"--resolution {resolution:g} degrees is too coarse for a grid",
+            f"it is in units of the CRS, here degrees: give at most {_LARGEST_CELL_DEG:g}",
+        )
     if target.geographic:
         x0, x1 = _snap(west, east, resolution)
         # all round, to the nearest whole number of columns, is enough
@@ -267,14 +347,14 @@ def fit_geobox(
         y0, y1 = max(y0, -pole), min(y1, pole)
     else:
         left, bottom, right, top = _project(target, extent)
+        if chosen and resolution > max(right - left, top - bottom):
+            raise UsageError(
+                f"--resolution {resolution:g} is larger than the whole box ({right - left:.6g} x {top - bottom:.6g})",
+                "it is in units of the CRS: give a smaller one",
+            )
         (x0, x1), (y0, y1) = _snap(left, right, resolution), _snap(bottom, top, resolution)
     nx, ny = max(x1 - x0, 1), max(y1 - y0, 1)
-    if nx * ny > MAX_CELLS:
-        raise RefusedError(
-            f"a grid of {ny} x {nx} cells of {resolution:g} has {nx * ny / 1e6:,.0f} million cells, more than the "
-            f"{MAX_CELLS / 1e6:,.0f} million allowed",
-            "give a smaller --bbox or a coarser --resolution",
-        )
+    check_memory(ny, nx, CELL_BYTES)
     affine = Affine(resolution, 0.0, _multiple(x0, resolution), 0.0, -resolution, _multiple(y0 + ny, resolution))
     return GeoBox((ny, nx), affine, target)
 

@@ -18,13 +18,14 @@ twice between them. Longitudes may be written any way round; pixels wrap into gr
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import mmap
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -32,11 +33,13 @@ import xarray as xr
 from odc.geo.geobox import GeoBox
 
 from geosr.errors import GeosrWarning, InputError, UsageError
-from geosr.footprint import Extent, check_bbox, fit_geobox
+from geosr.footprint import Extent, check_bbox, check_memory, fit_geobox
 from geosr.grid import AUTHALIC_RADIUS, cell_areas, with_geobox
 
 # Pixels per call of the kernel: their float64 copies stay in the processor's cache.
 _BLOCK = 1 << 15
+# Cells whose means are made at once, before the memory of their sums is given back.
+_BAND_CELLS = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -101,9 +104,9 @@ def default_geobox(
     InputError
         No pixel is located anywhere, or the CRS is unknown.
     RefusedError
-        More than 400 million cells.
+        More cells than fit into 70 % of the available memory.
     UsageError
-        A bbox or resolution that makes no sense.
+        A bbox or resolution that makes no sense: cells of more than 10 degrees, or larger than the box.
     """
     asked = None if bbox is None else check_bbox(bbox)
     if asked is not None and resolution is not None:
@@ -128,11 +131,22 @@ class _Sums:
         size = (*shape, 3 + precision + (precision and correlated))
         # Anonymous memory in small pages: an orbit touches a third of the globe's cells, but np.zeros asks for
         # huge pages and the whole would become resident at once.
-        self.cells = np.frombuffer(mmap.mmap(-1, 8 * math.prod(size)), np.float64).reshape(size)
+        self.memory = mmap.mmap(-1, 8 * math.prod(size))
+        self.cells = np.frombuffer(self.memory, np.float64).reshape(size)
         self.touched = np.zeros((shape[0], shape[1] // TILE + 1), np.bool_)
         self.precision = precision
         self.tally = np.zeros(4, np.int64)
         self.seam = 0
+        self.freed = 0
+
+    def free(self, rows: int) -> None:
+        """Give back the memory of the first ``rows`` rows, where the system can; they read as 0 then."""
+        advice = getattr(mmap, "MADV_REMOVE", None)  # Linux; the mapping is shared, so MADV_DONTNEED would keep it
+        end = min(rows, len(self.cells)) * self.cells[0].nbytes // mmap.PAGESIZE * mmap.PAGESIZE
+        if advice is not None and end > self.freed:
+            with contextlib.suppress(OSError):
+                self.memory.madvise(advice, self.freed, end - self.freed)
+            self.freed = end
 
 
 def grid_swaths(swaths: Iterable[Swath], box: GeoBox, *, correlated: float = 0.0, weights: bool = False) -> xr.Dataset:
@@ -140,8 +154,9 @@ def grid_swaths(swaths: Iterable[Swath], box: GeoBox, *, correlated: float = 0.0
 
     Parameters
     ----------
-    swaths : taken one at a time and not kept. Memory is that of one swath plus 44 bytes a cell (1.1 GB for the
-        globe at 0.05 degrees), however many there are; cells no orbit comes near cost 12.
+    swaths : taken one at a time and not kept; converted to the units of the first. Memory is that of one swath plus
+        at most 44 bytes a cell (1.1 GB for the globe at 0.05 degrees; 0.9 GB on Linux, where sums are freed as
+        the means are made), however many there are; cells no orbit comes near cost 12.
     box : the target grid, any CRS, rotated or not.
     correlated : correlation c, 0 to 1, of the errors of any two pixels. A mean over pixels of standard error s has
         variance ``(1 - c) sum(w^2 s^2) / sum(w)^2 + c (sum(w s) / sum(w))^2``: the first, random part falls with
@@ -160,7 +175,9 @@ def grid_swaths(swaths: Iterable[Swath], box: GeoBox, *, correlated: float = 0.0
     Raises
     ------
     InputError
-        Swaths of different units, or none at all.
+        Swaths whose units cannot be converted to each other, or none at all.
+    RefusedError
+        More cells than fit into 70 % of the available memory.
 
     Warns
     -----
@@ -173,16 +190,14 @@ def grid_swaths(swaths: Iterable[Swath], box: GeoBox, *, correlated: float = 0.0
     first = next(pending, None)
     if first is None:
         raise InputError("no swaths to grid")
-    sums = _Sums((box.shape[0], box.shape[1]), first.precision is not None, correlated > 0)
+    ny, nx = box.shape
+    precision = first.precision is not None
+    check_memory(ny, nx, _bytes_per_cell(precision, correlated > 0, weights))
+    sums = _Sums((ny, nx), precision, correlated > 0)
     attrs: list[dict[str, Any]] = []
     plan = _plan(box)
     for swath in itertools.chain([first], pending):
-        if attrs and swath.attrs.get("units") != attrs[0].get("units"):
-            raise InputError(
-                f"{swath.attrs.get('source')} is in {swath.attrs.get('units')}, the files before in "
-                f"{attrs[0].get('units')}",
-                "grid files of one kind at a time",
-            )
+        swath = _in_units_of(first, swath)
         if swath.precision is None:
             sums.precision = False
         attrs.append(swath.attrs)
@@ -190,6 +205,35 @@ def grid_swaths(swaths: Iterable[Swath], box: GeoBox, *, correlated: float = 0.0
         del swath
     _report(sums)
     return _dataset(first.name, attrs, box, sums, correlated, weights)
+
+
+def _bytes_per_cell(precision: bool, correlated: bool, weights: bool) -> int:
+    """Sums and results of a cell."""
+    return 8 * (3 + precision + (precision and correlated)) + 4 * (2 + precision + weights)
+
+
+def _in_units_of(first: Swath, swath: Swath) -> Swath:
+    """``swath`` in the units of ``first``."""
+    from geosr.units import factor
+
+    to, frm = first.attrs.get("units"), swath.attrs.get("units")
+    if frm == to:
+        return swath
+    try:
+        if frm is None or to is None:
+            raise InputError("no units to convert")
+        ratio = factor(str(frm), str(to))
+    except InputError as error:
+        raise InputError(
+            f"{swath.attrs.get('source')} is in {frm or 'no units'}, the files before in {to or 'no units'}",
+            "grid files of one kind at a time, or give --input-units",
+        ) from error
+    return replace(
+        swath,
+        value=np.asarray(swath.value, np.float64) * ratio,
+        precision=None if swath.precision is None else np.asarray(swath.precision, np.float64) * ratio,
+        attrs={**swath.attrs, "units": to},
+    )
 
 
 def _plan(box: GeoBox) -> dict[str, Any]:
@@ -257,25 +301,30 @@ def _dataset(
 
     mean, count = np.empty(box.shape, np.float32), np.empty(box.shape, np.int32)
     error = np.empty(box.shape if sums.precision else (0, 0), np.float32)
-    finish(sums.cells, sums.touched, correlated, mean, error, count)
+    share = np.empty(box.shape if weights else (0, 0), np.float32)
+    areas = np.broadcast_to(_areas(box), tuple(box.shape)) if weights else share
+    rows = max(1, _BAND_CELLS // box.shape[1])
+    for at in range(0, box.shape[0], rows):
+        part = slice(at, at + rows)
+        finish(sums.cells[part], sums.touched[part], correlated, mean[part], error[part], count[part])
+        if weights:
+            np.divide(sums.cells[part, :, 0], areas[part], out=share[part], casting="unsafe")
+        sums.free(part.stop)
     aligned = box.crs is not None and box.crs.geographic and box.affine.b == 0 and box.affine.d == 0
     dims = ("latitude", "longitude") if aligned else ("y", "x")
     head = attrs[0]
     base = {k: head[k] for k in ("units", "long_name", "standard_name") if head.get(k)}
     label, standard = base.get("long_name", name), base.get("standard_name")
 
-    def ancillary(text: str, modifier: str, **more: str) -> dict[str, str]:
-        out = {"long_name": f"{text} of {label}", **more}
-        return out | ({"standard_name": f"{standard} {modifier}"} if standard else {})
-
     data: dict[str, tuple[np.ndarray, dict[str, Any]]] = {name: (mean, base | {"cell_methods": "area: mean"})}
     if error.size:
         units = {"units": base["units"]} if "units" in base else {}
-        data[f"{name}_precision"] = error, ancillary("standard error", "standard_error", **units)
-    data[f"{name}_count"] = count, ancillary("number of pixels", "number_of_observations", units="1")
+        named = {"standard_name": f"{standard} standard_error"} if standard else {}
+        data[f"{name}_precision"] = error, {"long_name": f"standard error of {label}", **units, **named}
+    # the modifier number_of_observations is deprecated (CF 1.11, appendix C); the name of its own is not
+    named = {"standard_name": "number_of_observations", "units": "1"}
+    data[f"{name}_count"] = count, {"long_name": f"number of pixels of {label}", **named}
     if weights:
-        share = np.empty(box.shape, np.float32)
-        np.divide(sums.cells[..., 0], _areas(box), out=share, casting="unsafe")
         data[f"{name}_weight"] = (
             share,
             {"long_name": f"times the cell was covered by pixels of {label}", "units": "1"},
@@ -339,16 +388,23 @@ def open_swaths(
     -------
     Dataset as of :func:`grid_swaths`, in memory.
 
+    Raises
+    ------
+    InputError
+        No pixel, good or not, reaches the bbox.
+
     Warns
     -----
     GeosrWarning
-        No pixel is good enough, or none lies in the grid: every cell is NaN.
+        No pixel is good enough, or none of the good ones lies in the grid: every cell is NaN. The files give no
+        units, so that ``units`` names them.
     """
     from geosr.reading.s5p_l2 import read_swath
 
     files: list[str | os.PathLike[str]] = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     if not files:
         raise UsageError("no files to grid", "name at least one swath file")
+    asked = None if bbox is None else check_bbox(bbox)
     last: dict[str | os.PathLike[str], Swath] = {}
 
     def read() -> Iterator[Swath]:
@@ -356,22 +412,25 @@ def open_swaths(
             swath = last.get(path)
             if swath is None:
                 last.clear()  # keep one, so that a single file is read once
-                swath = last[path] = read_swath(path, variable=variable, qa=qa)
+                swath = last[path] = read_swath(path, variable=variable, qa=qa, bbox=asked)
             yield swath
             del swath
 
     box = default_geobox(read(), resolution, bbox, crs)
-    good = 0
+    good, located = 0, Extent()
 
     def counted() -> Iterator[Swath]:
         nonlocal good
         for swath in read():
             good += len(swath.value)
+            located.merge(swath.extent())
             if input_units is not None:
                 swath.attrs["units"] = input_units
             yield swath
 
     out = grid_swaths(counted(), box, correlated=correlated, weights=weights)
+    if asked is not None and not located.inside:
+        raise _outside(asked, located, len(files))
     main = str(next(iter(out.data_vars)))
     if not out[f"{main}_count"].values.any():
         names = ", ".join(os.path.basename(os.fspath(p)) for p in files)
@@ -386,6 +445,16 @@ def open_swaths(
     return _convert(out, main, units)
 
 
+def _outside(asked: tuple[float, float, float, float], located: Extent, files: int) -> InputError:
+    west, south, east, north = asked
+    w, s, e, n = located.bbox()
+    return InputError(
+        f"bbox {west:g} {south:g} {east:g} {north:g} lies outside the swath{'s' if files > 1 else ''} "
+        f"(W {w:g} S {s:g} E {e:g} N {n:g})",
+        "check --bbox W S E N",
+    )
+
+
 def _convert(data: xr.Dataset, main: str, units: str | None) -> xr.Dataset:
     """Main variable and precision in ``units``."""
     if units is None:
@@ -393,4 +462,4 @@ def _convert(data: xr.Dataset, main: str, units: str | None) -> xr.Dataset:
     from geosr.units import convert
 
     names = [n for n in (main, f"{main}_precision") if n in data]
-    return data.assign({n: convert(data[n], units) for n in names})
+    return data.assign({n: convert(data[n], units, quiet=n != main) for n in names})

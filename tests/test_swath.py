@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from odc.geo.geobox import GeoBox
 from pyproj import Transformer
 
+from geosr import footprint
 from geosr import swath as swath_module
 from geosr.errors import GeosrWarning, InputError, RefusedError, UsageError
 from geosr.footprint import Extent, corners_from_centres, nice_size
@@ -416,7 +417,7 @@ def test_dataset_says_what_it_is():
     assert out.no2.attrs["cell_methods"] == "area: mean"
     assert out.no2_precision.attrs["standard_name"].endswith("nitrogen_dioxide standard_error")
     assert out.no2_precision.attrs["units"] == "mol m-2"
-    assert out.no2_count.attrs["standard_name"].endswith("nitrogen_dioxide number_of_observations")
+    assert out.no2_count.attrs["standard_name"] == "number_of_observations"
     assert out.attrs["source"] == "a.nc, b.nc"
     assert out.attrs["time_coverage_start"] == "2019-01-01T00:00:00Z"
     for name in out:
@@ -427,14 +428,50 @@ def test_dataset_says_what_it_is():
 def test_swaths_of_different_units_or_none_are_errors():
     lon, lat = mesh(10, 50, 3, 3, 0.1)
     box = degrees(9, 49, 11, 51, 0.1)
-    other = make(rings(lon), rings(lat))
-    other.attrs["units"] = "molec cm-2"
-    with pytest.raises(InputError, match="molec cm-2"):
-        grid_swaths([make(rings(lon), rings(lat)), other], box)
+    other = make(rings(lon), rings(lat), units="K")
+    for units in ("K", None, "furlong"):
+        with pytest.raises(InputError, match=f"is in {units or 'no units'}, the files before in mol m-2"):
+            grid_swaths([make(rings(lon), rings(lat)), make(rings(lon), rings(lat), units=units)], box)
     with pytest.raises(InputError, match="no swaths"):
         grid_swaths([], box)
     with pytest.raises(UsageError, match="correlation"):
         grid_swaths([other], box, correlated=1.5)
+
+
+def test_swaths_are_converted_to_the_units_of_the_first():
+    lon, lat = mesh(10, 50, 3, 3, 0.1)
+    box = degrees(9, 49, 11, 51, 0.1)
+    one = make(rings(lon), rings(lat), np.full(9, 5e-5), 1e-5)
+    two = make(rings(lon), rings(lat), np.full(9, 3e15), 1e15, units="molec cm-2")
+    both, mol = grid_swaths([one, two], box), grid_swaths([one], box)
+    assert both.no2.attrs["units"] == both.no2_precision.attrs["units"] == "mol m-2"
+    expected = np.where(np.isnan(mol.no2), np.nan, (5e-5 + 3e15 / 6.02214076e19) / 2)
+    np.testing.assert_allclose(both.no2, expected, rtol=1e-6)
+    sigma = mol.no2_precision * math.hypot(1, 1e20 / 6.02214076e19) / 2
+    np.testing.assert_allclose(both.no2_precision, sigma, rtol=1e-6)
+    assert grid_swaths([two, one], box).no2.attrs["units"] == "molec cm-2"
+    assert two.attrs["units"] == "molec cm-2"  # nobody's swath is changed
+
+
+def test_sums_are_freed_band_by_band_without_harm(monkeypatch):
+    lon, lat = mesh(10, 50, 30, 30, 0.1)
+    some = make(rings(lon), rings(lat), np.arange(900.0), 1.0)
+    box = degrees(9, 49, 15, 55, 0.01)
+    monkeypatch.setattr(swath_module, "_BAND_CELLS", 600 * 7)
+    freed = []
+    plain = swath_module._Sums.free
+    monkeypatch.setattr(swath_module._Sums, "free", lambda s, rows: None)
+    kept = grid_swaths([some], box, correlated=0.5, weights=True)
+    monkeypatch.setattr(swath_module._Sums, "free", lambda s, rows: freed.append(rows) or plain(s, rows))
+    assert grid_swaths([some], box, correlated=0.5, weights=True).identical(kept)
+    assert freed == list(range(7, 607, 7))
+    sums = swath_module._Sums((600, 600), True, True)
+    sums.cells[:] = 1.0
+    sums.free(300)
+    if sys.platform == "linux":
+        assert not sums.cells[:299].any()
+    assert sums.cells[300:].all()
+    sums.free(10_000)
 
 
 # --- the grid that fits --------------------------------------------------------------------------------------------
@@ -517,14 +554,58 @@ def test_bad_bbox(bbox):
 
 
 def test_bad_resolution_crs_and_size():
-    with pytest.raises(RefusedError, match=r"648 million cells.*--bbox or a coarser --resolution"):
-        default_geobox([], resolution=0.01, bbox=(-180, -90, 180, 90))
-    with pytest.raises(UsageError, match="--resolution"):
-        default_geobox([], resolution=0.0, bbox=(0, 0, 1, 1))
+    for bad in (0.0, -0.1, math.nan, math.inf):
+        with pytest.raises(UsageError, match="--resolution"):
+            default_geobox([], resolution=bad, bbox=(0, 0, 1, 1))
     with pytest.raises(InputError, match="CRS"):
         default_geobox([], resolution=1, bbox=(0, 0, 1, 1), crs="EPSG:999999")
     with pytest.raises(InputError, match="location"):
         default_geobox([make(np.full((1, 4), np.nan), np.zeros((1, 4)))])
+
+
+def test_cells_larger_than_10_degrees_or_the_box():
+    with pytest.raises(UsageError, match="--resolution 500 degrees.*at most 10"):
+        default_geobox([], resolution=500, bbox=(0, 0, 1, 1))
+    with pytest.raises(UsageError, match="--resolution 11 degrees"):
+        default_geobox([], resolution=11, bbox=(-180, -90, 180, 90))
+    assert default_geobox([], resolution=10, bbox=(-180, -90, 180, 90)).shape == (18, 36)
+    with pytest.raises(UsageError, match="--resolution 1e\\+06 is larger than the whole box"):
+        default_geobox([], resolution=1e6, bbox=(10, 50, 11, 51), crs="EPSG:3035")
+    assert default_geobox([], resolution=50e3, bbox=(10, 50, 11, 51), crs="EPSG:3035").shape[0] > 1
+    lon, lat = mesh(10, 50, 3, 3, 0.1)
+    tiny = default_geobox([make(rings(lon), rings(lat))], bbox=(10, 50, 10.001, 50.001), crs="EPSG:3035")
+    assert tiny.shape == (1, 1)  # nobody asked for 5 km
+
+
+def test_memory_is_capped_by_what_there_is(monkeypatch):
+    monkeypatch.setattr(footprint, "available_memory", lambda: 1e9)
+    with pytest.raises(RefusedError, match=r"648 million\) takes 20.7 GB .* 0.7 GB .*--bbox or a larger --resolution"):
+        default_geobox([], resolution=0.01, bbox=(-180, -90, 180, 90))
+    assert default_geobox([], resolution=0.1, bbox=(-180, -90, 180, 90)).shape == (1800, 3600)
+    lon, lat = mesh(10, 50, 3, 3, 0.1)
+    box = degrees(9, 49, 11, 51, 0.1)
+    plain, precise = make(rings(lon), rings(lat)), make(rings(lon), rings(lat), precision=1.0)
+    for some, options, cell in (
+        (plain, {}, 32),
+        (precise, {}, 44),
+        (precise, {"correlated": 0.5}, 52),
+        (plain, {"weights": True}, 36),
+    ):
+        monkeypatch.setattr(footprint, "available_memory", lambda n=cell: 400 * n / 0.7 + 1)
+        grid_swaths([some], box, **options)
+        monkeypatch.setattr(footprint, "available_memory", lambda n=cell: 400 * n / 0.7 - 2)
+        with pytest.raises(RefusedError, match="memory"):
+            grid_swaths([some], box, **options)
+
+
+def test_available_memory_is_the_lowest_limit(tmp_path, monkeypatch):
+    files = [tmp_path / n for n in ("a", "b", "absent")]
+    files[0].write_text("max\n")
+    files[1].write_text("1234567\n")
+    monkeypatch.setattr(footprint, "_cgroup_files", lambda: files)
+    assert footprint.available_memory() == 1234567
+    files[1].write_text("9223372036854771712\n")
+    assert 1e7 < footprint.available_memory() < 1e15
 
 
 def test_orbits_gridded_one_by_one_share_cells():

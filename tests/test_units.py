@@ -11,7 +11,7 @@ import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from geosr.errors import InputError
+from geosr.errors import GeosrWarning, InputError
 from geosr.units import convert, factor, parse, plausibility
 
 AVOGADRO = 6.02214076e23
@@ -164,7 +164,8 @@ def test_convert_is_lazy_and_keeps_the_rest():
     assert out.attrs == {"units": "1e15 molec cm-2", "long_name": "c"}
     np.testing.assert_allclose(out, 6.02214076e4, rtol=1e-7)
     assert data.attrs["units"] == "mol m-2"
-    bare = convert(data.drop_attrs(), "DU")
+    with pytest.warns(GeosrWarning, match="the file gives no units: its numbers are taken as DU"):
+        bare = convert(data.drop_attrs(), "DU")
     assert bare.attrs["units"] == "DU"
     np.testing.assert_array_equal(bare, data)
 

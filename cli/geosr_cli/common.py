@@ -118,7 +118,7 @@ output_options = _apply(
 report_options = _apply(
     [
         click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout."),
-        click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors."),
+        click.option("-q", "--quiet", is_flag=True, help="No messages: results and errors only."),
         click.option("-v", "--verbose", count=True, help="Also show the warnings of libraries."),
         debug_option,
     ]

@@ -21,7 +21,7 @@ from odc.geo.geobox import GeoBox
 
 from geosr.errors import GeosrWarning, InputError
 from geosr.grid import axis_step, spatial_dims
-from geosr.reading.crs import as_crs, from_grid_mapping
+from geosr.reading.crs import as_crs, from_grid_mapping, keeps_own
 from geosr.reading.store import Store, Variable
 
 
@@ -156,7 +156,7 @@ def _crs(store: Store, found: Gridded, declared: object) -> tuple[CRS, Mapping[s
         own = None
     if own is not None:
         if declared is not None and own != as_crs(declared):
-            warnings.warn("keeps its own CRS: --crs declares a missing one", GeosrWarning, stacklevel=2)
+            warnings.warn(keeps_own(store.path, own), GeosrWarning, stacklevel=2)
         return own, mapping
     if declared is not None:
         return as_crs(declared), mapping

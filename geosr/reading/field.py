@@ -114,9 +114,7 @@ def check_poles(box: GeoBox) -> None:
         raise InputError(f"latitude {furthest:g} is beyond the pole", "check the CRS and the order of the coordinates")
 
 
-def to_dataset(
-    raw: Raw, path: Path, units: str | None, input_units: str | None, companion: bool = False
-) -> xr.Dataset:
+def to_dataset(raw: Raw, path: Path, units: str | None, input_units: str | None, companion: bool = False) -> xr.Dataset:
     """Decode, settle units and wrap ``raw`` into the Dataset that :func:`geosr.open_no2` returns. Lazy.
 
     ``companion``: it goes with a main variable, of which the user has been told what there is to tell.

@@ -74,7 +74,9 @@ def check_path(path: str | os.PathLike[str]) -> Path:
         raise InputError(f"cannot be opened ({_reason(error)})", "check the path and its permissions", text) from None
     if stat.S_ISDIR(status.st_mode):
         if text.rstrip("/\\").lower().endswith(".zarr"):
-            raise InputError("Zarr input is not read yet", "convert it to NetCDF first (xarray, or gdal_translate)", text)
+            raise InputError(
+                "Zarr input is not read yet", "convert it to NetCDF first (xarray, or gdal_translate)", text
+            )
         raise InputError("is a directory", "give one file (or several Sentinel-5P L2 files)", text)
     if not stat.S_ISREG(status.st_mode):
         raise InputError("not a regular file", "copy the data to a file first", text)

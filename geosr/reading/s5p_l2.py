@@ -131,7 +131,13 @@ def is_swath(path: str | os.PathLike[str]) -> bool:
         return False
 
 
-def read_swath(path: str | os.PathLike[str], *, variable: str | None = None, qa: float | None = 0.75) -> Swath:
+def read_swath(
+    path: str | os.PathLike[str],
+    *,
+    variable: str | None = None,
+    qa: float | None = 0.75,
+    bbox: tuple[float, float, float, float] | None = None,
+) -> Swath:
     """Pixels of one swath file, quality-filtered.
 
     Parameters
@@ -140,6 +146,8 @@ def read_swath(path: str | os.PathLike[str], *, variable: str | None = None, qa:
         variable. Default: tropospheric NO2.
     qa : keep pixels with qa_value >= qa, 0 to 1; None keeps all. ``qa_value`` may be packed (uint8 with
         scale_factor 0.01), 0 to 1 or 0 to 100.
+    bbox : west < east, in degrees; nothing is cut, but ``located.inside`` counts the pixels, good or not, that reach
+        the box.
 
     Returns
     -------
@@ -175,7 +183,7 @@ def read_swath(path: str | os.PathLike[str], *, variable: str | None = None, qa:
             good &= _quality(items, found, field) >= 100.0 * qa - 0.01
         attrs = _attributes(data, path, product, field, qa, origin)
         sigma = None if error is None else _values(error)
-    extent = Extent()
+    extent = Extent(asked=bbox)
     extent.add(clon.reshape(-1, 4), clat.reshape(-1, 4))
     if not extent.pixels:
         raise InputError("no pixel has a location", "latitudes, longitudes or corners are all missing", path)

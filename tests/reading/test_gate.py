@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import struct
 
 import numpy as np
 import pytest
@@ -133,6 +135,95 @@ def test_truncation_is_found_without_reading(tmp_path):
     path.write_bytes(path.read_bytes()[:-1000])
     with pytest.raises(InputError, match="1 of 20 blocks lie beyond the end"):
         check_tiff_blocks(path)
+
+
+def packed_file(path, **options):
+    """int16 with scale, offset, units and nodata, all of them stored behind the blocks."""
+    data = np.arange(1, 1201, dtype=np.int16).reshape(30, 40)
+    data[3, 4] = -7
+    geotiff(path, data, nodata=-7, units="mol m-2", **options)
+    with rasterio.open(path, "r+") as file:
+        file.scales, file.offsets = (1e-8,), (1e-6,)
+    return path
+
+
+@pytest.mark.parametrize("cut", [1, 2, 10, 40, 200, 400])
+@pytest.mark.parametrize("which", ["sample", "classic", "BigTIFF"])
+def test_a_cut_tail_is_an_error(tmp_path, sample_dir, which, cut):
+    """Tags whose values lie behind the cut are not lost without a word: nodata, scale and offset, units."""
+    path = tmp_path / "a.tif"
+    if which == "sample":
+        shutil.copy(next(sample_dir.glob("*_utm.tif")), path)
+    else:
+        packed_file(path, BIGTIFF="YES" if which == "BigTIFF" else "NO")
+    assert check_tiff_blocks(path) == 0
+    path.write_bytes(path.read_bytes()[:-cut])
+    with pytest.raises(InputError, match="truncated"):
+        open_no2(path)
+
+
+def test_a_cut_tail_of_a_packed_file_was_read_wrongly(tmp_path):
+    path = packed_file(tmp_path / "a.tif")
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(InputError, match="the values of its tag 42112 lie beyond|its directory lies beyond"):
+        check_tiff_blocks(path)
+
+
+def small_tiff(path, entries, following=0, big=False, size=None):
+    """A directory with ``entries`` (tag, type, count, place) and the link to another."""
+    if big:
+        body = b"II" + struct.pack("<HHHQ", 43, 8, 0, 16) + struct.pack("<Q", len(entries))
+        body += b"".join(struct.pack("<HHQQ", *e) for e in entries) + struct.pack("<Q", following)
+    else:
+        body = b"II" + struct.pack("<HI", 42, 8) + struct.pack("<H", len(entries))
+        body += b"".join(struct.pack("<HHII", *e) for e in entries) + struct.pack("<I", following)
+    path.write_bytes(body.ljust(size or len(body), b"\0"))
+    return path
+
+
+@pytest.mark.parametrize("big", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "width"),
+    [(1, 1), (2, 1), (3, 2), (4, 4), (5, 8), (6, 1), (7, 1), (8, 2), (9, 4), (10, 8), (11, 4), (12, 8), (13, 4)]
+    + [(16, 8), (17, 8), (18, 8), (99, 1)],
+)
+def test_every_field_type_has_its_width(tmp_path, kind, width, big):
+    """Nine values at byte 100 need 100 + 9 width bytes, and not one more."""
+    path = small_tiff(tmp_path / "a.tif", [(60000, kind, 9, 100)], big=big, size=100 + 9 * width)
+    assert check_tiff_blocks(path) == 0
+    small_tiff(path, [(60000, kind, 9, 100)], big=big, size=100 + 9 * width - 1)
+    with pytest.raises(InputError, match="truncated or corrupt: the values of its tag 60000"):
+        check_tiff_blocks(path)
+
+
+def test_chains_of_directories_end(tmp_path):
+    assert check_tiff_blocks(small_tiff(tmp_path / "circle.tif", [(60000, 1, 1, 0)], following=8)) == 0
+    with pytest.raises(InputError, match="directory lies beyond"):
+        check_tiff_blocks(small_tiff(tmp_path / "far.tif", [(60000, 1, 1, 0)], following=4000))
+    path = small_tiff(tmp_path / "many.tif", [(60000, 1, 1, 0)] * 3)
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(InputError, match="directory lies beyond"):
+        check_tiff_blocks(path)
+
+
+def test_later_directories_are_checked_too(tmp_path):
+    """An internal mask or overview whose blocks are gone."""
+    path = tmp_path / "a.tif"
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
+        geotiff(path, columns((64, 64)))
+        with rasterio.open(path, "r+") as file:
+            file.write_mask(np.tri(64, dtype=bool))
+    assert check_tiff_blocks(path) == 0
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(InputError, match="truncated"):
+        check_tiff_blocks(path)
+
+
+def test_zarr_says_what_to_do(tmp_path):
+    (tmp_path / "a.zarr").mkdir()
+    for path in (tmp_path / "a.zarr", f"{tmp_path}/a.zarr/"):
+        with pytest.raises(InputError, match="Zarr input is not read yet; convert it to NetCDF first"):
+            check_path(path)
 
 
 def test_gdal_is_kept_to_geotiff(tmp_path):

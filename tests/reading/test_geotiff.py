@@ -90,7 +90,7 @@ def test_declared_crs(tmp_path):
     with pytest.raises(InputError, match="EPSG:999999"):
         open_no2(path, crs="EPSG:999999")
     own = geotiff(tmp_path / "b.tif", columns())
-    with pytest.warns(GeosrWarning, match="own CRS"):
+    with pytest.warns(GeosrWarning, match="b.tif keeps its own CRS EPSG:4326: --crs declares a missing one"):
         assert read(own, crs="EPSG:3035")[1].crs.epsg == 4326
 
 
@@ -203,6 +203,23 @@ def test_mask_band_and_alpha(tmp_path):
     np.testing.assert_array_equal(np.isnan(main), mask == 0)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int32", "uint8"])
+@pytest.mark.parametrize("nodata", [None, 3])
+def test_alpha_of_any_dtype_is_a_mask(tmp_path, dtype, nodata):
+    """GDAL takes alpha for a mask only of 8 and 16 bits, and only without nodata."""
+    data = np.arange(1, 49, dtype=dtype).reshape(6, 8)
+    alpha = np.ones((6, 8), dtype)
+    alpha[2, 3:5] = 0
+    path = geotiff(tmp_path / "a.tif", np.stack([data, alpha]), nodata=nodata)
+    with rasterio.open(path, "r+") as file:
+        file.colorinterp = [rasterio.enums.ColorInterp.gray, rasterio.enums.ColorInterp.alpha]
+    main, _ = read(path)
+    assert main.dims == ("latitude", "longitude")
+    np.testing.assert_array_equal(np.isnan(main), (alpha == 0) | (data == (nodata or -1)))
+    with pytest.raises(InputError):
+        open_no2(path, variable="2")
+
+
 def test_palette_and_complex(tmp_path):
     path = tmp_path / "p.tif"
     geotiff(path, np.ones((6, 8), np.uint8), photometric="palette")
@@ -253,6 +270,21 @@ def test_bands_of_one_kind_stay_together(tmp_path):
     np.testing.assert_array_equal(read(path, time=-1)[0], data[2])
     with pytest.raises(InputError, match="2019-01-01 to 2019-03-01"):
         open_no2(path, time="2020")
+
+
+def test_one_band_of_several_keeps_its_label(tmp_path):
+    data = np.stack([columns(seed=i) for i in range(3)])
+    names = ["2019-01", "2019-02", "2019-03"]
+    path = geotiff(tmp_path / "a.tif", data, descriptions=names)
+    for options in ({"time": "2019-02"}, {"variable": "2"}, {"variable": "2019-02"}):
+        main, _ = read(path, **options)
+        assert main.dims == ("latitude", "longitude")
+        assert main["band"].item() == "2019-02"
+        np.testing.assert_array_equal(main, data[1])
+    named = geotiff(tmp_path / "b.tif", data, descriptions=["no2", "no2_precision", "no2_count"])
+    assert "band" not in read(named)[0].coords  # the name says it
+    alone = geotiff(tmp_path / "c.tif", data[0], descriptions=["NO2 mean over 2019"])
+    assert "band" not in read(alone)[0].coords
 
 
 def test_band_by_name_number_and_kind(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -348,9 +349,34 @@ def test_nothing_good_is_all_nan_and_says_so(tmp_path):
         out = open_swaths(path)
     assert np.isnan(out[NO2]).all()
     assert out[NO2].shape == open_swaths(path, qa=0.3)[NO2].shape  # the grid does not depend on the clouds
-    with pytest.warns(GeosrWarning, match="none of the 108 good pixels lies in the grid"):
-        out = open_swaths(path, qa=None, bbox=(0, 0, 1, 1))
+    inside = (77.0, 28.2, 77.2, 28.4)
+    with pytest.warns(GeosrWarning, match="no pixel is valid with qa_value"):
+        out = open_swaths(path, bbox=inside)
     assert np.isnan(out[NO2]).all()
+    data[NO2][:, :5], data["qa_value"][:] = np.nan, 1
+    path = write(tmp_path / "b.nc", data)
+    with pytest.warns(GeosrWarning, match="none of the 48 good pixels lies in the grid"):
+        out = open_swaths(path, bbox=(77.0, 28.2, 77.1, 28.25), resolution=0.05)
+    assert np.isnan(out[NO2]).all()
+
+
+@pytest.mark.parametrize("resolution", [None, 0.05])
+@pytest.mark.parametrize(
+    "bbox", [(0, 0, 1, 1), (77, 30, 78, 31), (78.2, 28, 79, 29), (170, 28, -170, 29), (77.45, 28.0, 77.53, 28.03)]
+)
+def test_a_box_that_no_pixel_touches_is_an_error(tmp_path, bbox, resolution):
+    """Also one inside the range of the swath's longitudes and latitudes."""
+    path = write(tmp_path / "a.nc")
+    with pytest.raises(InputError, match=r"lies outside the swath \(W 76.88 S 28 E 77.54 N 28.654\)"):
+        open_swaths(path, qa=None, bbox=bbox, resolution=resolution)
+    with pytest.raises(InputError, match=r"lies outside the swaths \(W"):
+        open_swaths([path, write(tmp_path / "b.nc")], qa=None, bbox=bbox, resolution=resolution)
+
+
+def test_a_box_that_one_of_two_swaths_touches_is_none(tmp_path):
+    a, b = write(tmp_path / "a.nc"), write(tmp_path / "b.nc", scene(west=177.5))
+    for bbox in ((77, 28.2, 77.2, 28.4), (177.2, 28.4, 177.6, 28.6), (-182.8, 28.4, -182.4, 28.6)):
+        assert np.isfinite(open_swaths([a, b], qa=None, bbox=bbox, resolution=0.05)[NO2]).any()
 
 
 def test_units_are_converted_and_corrected(tmp_path):
@@ -363,6 +389,22 @@ def test_units_are_converted_and_corrected(tmp_path):
     wrong = open_swaths(path, qa=None, input_units="umol m-2", units="mol m-2")
     np.testing.assert_allclose(wrong[NO2], plain[NO2] * 1e-6, rtol=1e-5)
     assert molec[f"{NO2}_count"].attrs["units"] == "1"
+
+
+def test_units_named_for_a_file_without_are_told(tmp_path):
+    import netCDF4
+
+    path = write(tmp_path / "a.nc")
+    with netCDF4.Dataset(path, "a") as file:
+        for name in (NO2, f"{NO2}_precision"):
+            del file["PRODUCT"][name].units
+    with pytest.warns(GeosrWarning, match="the file gives no units: its numbers are taken as mol m-2") as told:
+        out = open_swaths(path, qa=None, units="mol m-2")
+    assert len(told) == 1
+    assert out[NO2].attrs["units"] == out[f"{NO2}_precision"].attrs["units"] == "mol m-2"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        open_swaths(path, qa=None, input_units="mol m-2", units="molec cm-2")
 
 
 # --- real files ------------------------------------------------------------------------------------------------------

@@ -141,6 +141,27 @@ def test_no_column_comes_twice(world, bbox):
     assert box.boundingbox.right - box.boundingbox.left == 360
 
 
+@pytest.mark.parametrize(
+    ("bbox", "left", "right"),
+    [
+        ((-180, -90, 180, 90), -180, 180),
+        ((-100, 47, -80, 50), -100, -80),
+        ((190, 47, 200, 50), -170, -160),
+        ((170, 47, 190, 50), 170, 190),
+        ((0, 47, 360, 50), 0, 360),
+        (None, 0, 360),
+    ],
+)
+@pytest.mark.parametrize("eastward", [True, False])
+def test_crop_of_0_to_360_lies_in_180_west_to_180_east(tmp_path, bbox, left, right, eastward):
+    lon = 0.5 + np.arange(360)
+    data = np.broadcast_to(((lon + 180) % 360 - 180).astype(np.float32) * 1e-6, (6, 360))
+    way = slice(None, None, 1 if eastward else -1)
+    main, box = read(column_file(tmp_path / "a.nc", data[:, way], lon=lon[way]), bbox=bbox)
+    assert (box.boundingbox.left, box.boundingbox.right) == (left, right)
+    np.testing.assert_allclose((main.longitude + 180) % 360 - 180, main[0] * 1e6, rtol=1e-5)
+
+
 def test_crop_of_ascending_rows(tmp_path):
     main, box = read(column_file(tmp_path / "a.nc", columns()[::-1], lat=LAT[::-1]), bbox=(5.6, 48.1, 7.4, 48.9))
     np.testing.assert_array_equal(main, columns()[2:4, 1:5])

@@ -224,6 +224,28 @@ def test_text_and_compound_variables(tmp_path):
             open_no2(path, variable=name)
 
 
+def test_counts_may_be_mostly_zero(tmp_path):
+    """Beside the column, or as the variable asked for."""
+    grid = ("latitude", "longitude")
+    count = np.zeros((6, 8), np.int32)
+    count[2:4] = 7
+    path = netcdf(
+        tmp_path / "a.nc",
+        {
+            NAME: (grid, columns(), {"ancillary_variables": f"{NAME}_count"}),
+            f"{NAME}_count": (grid, count, {}),
+        },
+        lat=LAT,
+        lon=LON,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ds = open_no2(path, input_units="mol m-2")
+        open_no2(path, variable=f"{NAME}_count")
+    np.testing.assert_array_equal(ds[f"{NAME}_count"], count)
+    assert "units" not in ds[f"{NAME}_count"].attrs  # a count is no column, though neither has units in the file
+
+
 # --- units -------------------------------------------------------------------------------------------------------
 
 
@@ -243,7 +265,12 @@ def test_units_of_input_and_output(tmp_path):
 def test_missing_and_unknown_units(tmp_path):
     bare = netcdf(tmp_path / "bare.nc", {NAME: (("latitude", "longitude"), columns(), {})}, lat=LAT, lon=LON)
     assert "units" not in read(bare).attrs
-    declared = read(bare, units="mol m-2")
+    with pytest.warns(GeosrWarning, match="the file gives no units: its numbers are taken as mol m-2") as told:
+        declared = read(bare, units="mol m-2")
+    assert len(told) == 1
+    assert read(bare, input_units="mol m-2").attrs["units"] == "mol m-2"  # without a word
+    with pytest.raises(InputError, match="furlongs"):
+        read(bare, units="furlongs")
     assert declared.attrs["units"] == "mol m-2"
     np.testing.assert_array_equal(declared, columns())
     odd = column_file(tmp_path / "odd.nc", units="furlongs")

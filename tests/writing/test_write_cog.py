@@ -102,6 +102,14 @@ def test_bands_are_described(tmp_path, dataset, columns, provenance):
     check_cog(path)
 
 
+def test_the_one_band_that_was_chosen_keeps_its_label(tmp_path, dataset, columns, provenance):
+    ds = dataset(columns(1, 40, 30)[0], ancillary=True).assign_coords(band="2019-02")
+    path = tmp_path / "out.tif"
+    write(ds, path, main="no2", provenance=lambda _: provenance.finish(3e-12))
+    with rasterio.open(path) as done:
+        assert done.descriptions[:2] == ("no2 2019-02", "no2_precision 2019-02")
+
+
 def test_datetime_falls_back_on_the_time_coordinate(tmp_path, dataset, columns, provenance):
     write(dataset(columns(2, 5, 5)), tmp_path / "out.tif", main="no2", provenance=provenance)
     with rasterio.open(tmp_path / "out.tif") as done:
