@@ -46,10 +46,6 @@ class TilePlan:
     def fine_shape(self) -> tuple[int, int]:
         return self.shape[0] * self.scale, self.shape[1] * self.scale
 
-    @property
-    def n_tiles(self) -> int:
-        return len(self.rows) * len(self.cols)
-
 
 def plan_tiles(shape: tuple[int, int], *, tile: int, halo: int, scale: int) -> TilePlan:
     """Cut ``shape`` into tiles of about ``tile`` fine cells.

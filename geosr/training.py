@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import csv
 import os
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -28,12 +29,12 @@ import numpy as np
 
 from geosr._version import __version__
 from geosr.channel import AffineScaler
-from geosr.errors import ModelError
+from geosr.errors import ModelError, OutputError
 from geosr.evaluate import evaluate_array
 from geosr.examples import Sampler
 from geosr.models import Model, keras_network
 from geosr.models.architectures import architecture
-from geosr.models.bundle import Card, load_bundle, rewrite_card, save_bundle
+from geosr.models.bundle import CARD, Card, load_bundle, rewrite_card, save_bundle
 from geosr.recipe import Data, Recipe
 from geosr.scenes import Scene, check_split, load_scenes
 
@@ -114,8 +115,11 @@ def train(
     data: str | os.PathLike[str],
     out: str | os.PathLike[str],
     report: Callable[[int, float], None] | None = None,
+    overwrite: bool = False,
 ) -> Card:
     """Train by ``recipe`` on the rasters under ``data`` and write a bundle to the folder ``out``.
+
+    The folder appears whole, after the scoring, or not at all.
 
     The bundle is loaded again and scored on the recipe's held-out sets, which training has not touched
     (:func:`geosr.scenes.check_split`); the scores go into the card. ``training.csv`` beside it has the loss curve.
@@ -123,13 +127,17 @@ def train(
     Parameters
     ----------
     report : called as ``report(step, loss)`` every 50 steps.
+    overwrite : replace an existing bundle.
 
     Raises
     ------
+    OutputError
+        ``out`` exists without ``overwrite``, or is something else than a bundle; told before the training.
     ModelError
         No data, a file on both sides of the split, or a loss that is not finite.
     """
-    folder, place = Path(data), Path(out)
+    folder, final = Path(data), Path(out)
+    _check_place(final, overwrite)
     check_split(recipe, folder)
     scenes = load_scenes(recipe, folder)
     curve: list[tuple[int, float, float]] = []
@@ -144,12 +152,31 @@ def train(
     seconds = time.perf_counter() - start
     if recipe.network.equivariant:  # exact, where the optimiser's float32 projection is so to 1e-8
         arrays[0] = (keras_network.zero_sum(arrays[0][0]), None)
-    card = save_bundle(place, _card(recipe, scenes, seconds), arrays)
-    with (place / "training.csv").open("w", newline="", encoding="utf-8") as stream:
-        csv.writer(stream).writerows([("step", "loss", "seconds"), *curve])
-    skill = [skill_on(d, recipe, folder, Model(load_bundle(place))) for d in recipe.heldout]
-    rewrite_card(place, replace(card, skill=skill))
-    return load_bundle(place).card
+    with tempfile.TemporaryDirectory(prefix=f".{final.name}.", suffix=".partial", dir=final.parent) as staging:
+        place = Path(staging) / "bundle"
+        card = save_bundle(place, _card(recipe, scenes, seconds), arrays)
+        with (place / "training.csv").open("w", newline="", encoding="utf-8") as stream:
+            csv.writer(stream).writerows([("step", "loss", "seconds"), *curve])
+        skill = [skill_on(d, recipe, folder, Model(load_bundle(place))) for d in recipe.heldout]
+        rewrite_card(place, replace(card, skill=skill))
+        if final.exists():
+            final.rename(Path(staging) / "old")
+        place.rename(final)
+    return load_bundle(final).card
+
+
+def _check_place(final: Path, overwrite: bool) -> None:
+    """An :class:`OutputError` if the bundle cannot go to ``final``."""
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"the folder cannot be made ({error.strerror})", "choose another", final) from error
+    if not final.exists() or (final.is_dir() and not any(final.iterdir())):
+        return
+    if not (final / CARD).is_file():
+        raise OutputError("exists and is not a model", "choose another name", final)
+    if not overwrite:
+        raise OutputError("exists", "use --overwrite to replace it", final)
 
 
 def _card(recipe: Recipe, scenes: list[Scene], seconds: float) -> Card:

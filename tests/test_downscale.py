@@ -1,5 +1,7 @@
 """geosr.downscale: the contracts, for each method and for numpy, dask and dask in odd chunks alike."""
 
+import sys
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -210,6 +212,51 @@ def test_a_dataset_brings_its_companions(coarse):
     assert np.array_equal(fine["no2_count"].values, spread(count.values, 2))
     assert float(fine["conservation_error"]) <= 1e-6
     assert np.array_equal(fine[name].values, coarse.geosr.downscale(2).values, equal_nan=True)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_without_conservation_gaps_are_kept_all_the_same(coarse, method):
+    fine = numbers(coarse.geosr.downscale(4, method=method, conserve=False))
+    assert np.array_equal(np.isnan(fine), spread(np.isnan(numbers(coarse)), 4))
+    assert not np.array_equal(fine, numbers(coarse.geosr.downscale(4, method=method)), equal_nan=True)
+
+
+def test_a_rotated_geographic_grid_conserves_by_its_own_areas():
+    affine = Affine.translation(10, 75) * Affine.rotation(30) * Affine.scale(0.5, -0.5)
+    box = GeoBox((9, 11), affine, "EPSG:4326")
+    data = np.random.default_rng(0).normal(size=box.shape)
+    fine = numbers(geosr.downscale(field(box, data), 3, method="bicubic"))
+    areas = cell_areas(refine(box, 3))
+    assert areas.shape == fine.shape
+    for i, j in ((0, 0), (4, 7), (8, 10)):
+        cell = slice(3 * i, 3 * i + 3), slice(3 * j, 3 * j + 3)
+        assert np.average(fine[cell], weights=areas[cell]) == pytest.approx(data[i, j], abs=1e-12)
+
+
+def test_attributes_that_still_hold_are_kept_and_stale_ones_go(coarse):
+    stale = {"actual_range": [0, 1], "valid_min": 0.0, "valid_range": [0, 1], "missing_value": np.float32(-9)}
+    fine = coarse.assign_attrs(stale, comment="mine", cell_methods="time: mean").geosr.downscale(2, method="bicubic")
+    assert not set(stale) & set(fine.attrs)
+    kept = {k: fine.attrs[k] for k in ("units", "long_name", "comment", "cell_methods")}
+    assert kept == {**coarse.attrs, "comment": "mine", "cell_methods": "time: mean"}
+
+
+@pytest.mark.parametrize("kind", ["DataArray", "Dataset"])
+def test_the_accessor_hands_on_every_option(coarse, monkeypatch, kind):
+    import inspect
+
+    seen = {}
+    module = sys.modules["geosr.downscale"]  # the name geosr.downscale is the function
+    monkeypatch.setattr(module, "downscale", lambda source, scale, **options: seen.update(options, scale=scale))
+    doorway = (coarse if kind == "DataArray" else xr.Dataset({"no2": coarse})).geosr.downscale
+    wanted = {name: object() for name in inspect.signature(doorway).parameters}
+    doorway(**wanted)
+    assert seen == wanted
+
+
+def test_a_crs_can_be_declared_through_the_accessor(coarse):
+    bare = xr.DataArray(numbers(coarse), dims=("y", "x"), coords={"y": -np.arange(45.0), "x": np.arange(61.0)})
+    assert geobox_of(bare.geosr.downscale(2, method="bicubic", crs="EPSG:3035")).crs == "EPSG:3035"
 
 
 def test_without_conservation_the_error_is_shown(coarse):

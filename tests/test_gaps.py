@@ -32,5 +32,16 @@ def test_filling_is_local(seed, share, radius):
     assert np.array_equal(part[inner, inner], whole[5:30, 8:35][inner, inner])
 
 
+@given(st.integers(1, 6))
+def test_filling_reaches_its_radius_and_no_farther(radius):
+    field = np.full((25, 25), 7.0)
+    field[3:-3, 3:-3] = np.nan
+    row, col = np.mgrid[:25, :25]
+    depth = np.minimum(np.minimum(row, 24 - row), np.minimum(col, 24 - col)) - 2  # cells from the nearest valid one
+    filled = fill_gaps(field, radius)
+    assert (filled[depth <= radius] == 7).all()
+    assert (filled[depth > radius] == 0).all()
+
+
 def test_all_missing_gives_zeros():
     assert (fill_gaps(np.full((4, 4), np.nan), 3) == 0).all()

@@ -67,6 +67,11 @@ def test_what_is_not_known_is_not_written():
     assert not {"GEOSR_MODEL", "GEOSR_INPUT", "GEOSR_CONSERVATION_ERROR", "GEOSR_OPTIONS"} & set(tags)
 
 
+def test_conserving_or_not_is_said():
+    assert Provenance(conserve=True).tags()["GEOSR_CONSERVE"] == "yes"
+    assert Provenance(conserve=False).tags()["GEOSR_CONSERVE"] == "no"
+
+
 def test_zero_conservation_error_is_written():
     assert Provenance(conservation_error=0.0).tags()["GEOSR_CONSERVATION_ERROR"] == "0"
 

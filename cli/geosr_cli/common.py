@@ -59,12 +59,17 @@ def _apply(options: list[Callable[[F], F]]) -> Callable[[F], F]:
     return decorate
 
 
-#: Options of reading, as :func:`geosr.open_no2` takes them.
-reading_options = _apply(
+_time_options = _apply(
     [
-        click.option("--variable", metavar="NAME", help="Which variable (or band) to take."),
         click.option("--time", metavar="WHEN", help="Which time: an index or an ISO date. Default: all."),
         click.option("--level", metavar="LEVEL", help="Which level: an index or a coordinate value."),
+    ]
+)
+
+#: Options of reading swaths, as :func:`geosr.open_no2` takes them.
+swath_options = _apply(
+    [
+        click.option("--variable", metavar="NAME", help="Which variable (or band) to take."),
         click.option("--bbox", nargs=4, type=float, metavar="W S E N", help="Area in degrees; W > E crosses 180."),
         click.option("--crs", metavar="CRS", help="For a swath: CRS of the grid to make. For a grid: CRS it lacks."),
         click.option("--units", metavar="UNIT", help="Units of the output. Default: those of the input."),
@@ -84,6 +89,12 @@ reading_options = _apply(
         ),
     ]
 )
+
+
+def reading_options(function: F) -> F:
+    """Options of reading grids and swaths."""
+    return swath_options(_time_options(function))
+
 
 #: Which implementation runs a network.
 engine_option = click.option(

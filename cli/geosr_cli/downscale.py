@@ -34,7 +34,13 @@ from geosr_cli.common import Reporter, engine_option, output_options, reading_op
     help="How to refine.",
 )
 @click.option("--model", metavar="NAME|PATH", help="Model to use. Default: the shipped one for the scale.")
-@click.option("--no-conserve", "conserve", flag_value=False, default=True, help="Do not correct coarse-cell means.")
+@click.option(
+    "--no-conserve",
+    "conserve",
+    flag_value=False,
+    default=True,
+    help="Leave coarse-cell means as the method has them (the promises on geometry are for corrected ones).",
+)
 @click.option("--tile", type=int, default=512, show_default=True, metavar="N", help="Side of a tile in fine cells.")
 @engine_option
 @reading_options

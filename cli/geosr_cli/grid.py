@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from geosr_cli.common import Reporter, output_options, reading_options, report_options
+from geosr_cli.common import Reporter, output_options, report_options, swath_options
 
 
 @click.command("grid")
@@ -18,7 +18,7 @@ from geosr_cli.common import Reporter, output_options, reading_options, report_o
     metavar="L3",
     help="Output: .tif, .nc or .zarr. Default: L2_grid.tif beside L2.",
 )
-@reading_options
+@swath_options
 @output_options
 @report_options
 def command(

@@ -16,8 +16,11 @@ from geosr_cli.common import Reporter, report_options
     "-o", "--output", required=True, type=click.Path(), metavar="BUNDLE", help="Folder for the trained model."
 )
 @click.option("--steps", type=click.IntRange(1), metavar="N", help="Train for N steps instead of the recipe's.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing model.")
 @report_options
-def command(recipe: str, data: str, output: str, steps: int | None, as_json: bool, quiet: bool, verbose: int) -> None:
+def command(
+    recipe: str, data: str, output: str, steps: int | None, overwrite: bool, as_json: bool, quiet: bool, verbose: int
+) -> None:
     """Train a network by RECIPE (a TOML file, or the name of a model that ships with geosr) and bundle it.
 
     \b
@@ -40,5 +43,5 @@ def command(recipe: str, data: str, output: str, steps: int | None, as_json: boo
             progress(step - done, plan.schedule.steps)
             done = step
 
-        card = train(plan, data, output, note)
+        card = train(plan, data, output, note, overwrite)
     reporter.result(table([card]), card.to_dict())

@@ -123,6 +123,13 @@ steps = 3
     )
     got = run("train", recipe, "--data", tif.parent, "-o", tmp_path / "model", "--json")
     assert got.code == 0, got.err
+    before = (tmp_path / "model" / "card.json").read_bytes()
+    again = run("train", recipe, "--data", tif.parent, "-o", tmp_path / "model")
+    assert again.code == 5
+    assert "--overwrite" in again.errors[0]
+    assert (tmp_path / "model" / "card.json").read_bytes() == before
+    assert run("train", recipe, "--data", tif.parent, "-o", tmp_path / "model", "--overwrite").code == 0
+    assert not list(tmp_path.glob(".*partial"))
     assert run("downscale", tif, "--scale", "2", "--model", tmp_path / "model", "-o", tmp_path / "o.tif").code == 0
     wrong = run("downscale", tif, "--scale", "4", "--model", tmp_path / "model", "-o", tmp_path / "p.tif")
     assert wrong.code == 6

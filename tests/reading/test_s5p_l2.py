@@ -112,6 +112,16 @@ def test_quality_spellings_are_equal(tmp_path, qa):
     assert len(a.value) == (data["qa_value"] >= 0.75).sum()
 
 
+@pytest.mark.parametrize("qa", ["packed", "percent"])
+def test_a_pixel_without_quality_is_not_a_good_one(tmp_path, qa):
+    data = scene()
+    data["qa_value"][:] = 1.0
+    data["qa_value"][2, 3] = 2.55  # 255 as stored: the fill value
+    path = write(tmp_path / "a.nc", data, qa=qa)
+    for threshold in (0.75, 0.0):
+        assert len(read_swath(path, qa=threshold).value) == data["qa_value"].size - 1
+
+
 def test_quality_thresholds(tmp_path):
     data = scene()
     path = write(tmp_path / "a.nc", data)
