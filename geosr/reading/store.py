@@ -188,19 +188,23 @@ def _netcdf4_file(path: str | Path) -> Iterator[Any]:
         yield file
 
 
+# What netCDF4 raises for a name or value that is not text in the encoding, or of a type that it does not know.
+_UNREADABLE = (UnicodeError, AttributeError, KeyError, TypeError, ValueError, RuntimeError, OSError)
+
+
 def _attrs_of(item: Any) -> dict[str, Any]:
     """Attributes; one that cannot be read (not UTF-8, exotic type) must not make the data unreadable."""
     found = {}
     try:
         names = item.ncattrs()
-    except Exception:
+    except _UNREADABLE:
         return {}
     for name in names:
         for encoding in ("utf-8", "latin-1"):
             try:
                 found[name] = item.getncattr(name, encoding=encoding)
                 break
-            except Exception:  # as above
+            except _UNREADABLE:
                 continue
     return found
 
