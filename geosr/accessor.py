@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import xarray as xr
+
+if TYPE_CHECKING:
+    from geosr.cases import ModelLike
+    from geosr.results import Evaluation, Evaluations
 
 
 @xr.register_dataarray_accessor("geosr")
@@ -19,8 +24,9 @@ class GeosrDataArrayAccessor:
         self,
         scale: int = 4,
         *,
-        method: str = "srcnn",
+        method: str = "auto",
         model: str | os.PathLike[str] | None = None,
+        force_model: bool = False,
         conserve: bool = True,
         tile: int = 512,
         engine: str = "auto",
@@ -34,11 +40,58 @@ class GeosrDataArrayAccessor:
             scale,
             method=method,
             model=model,
+            force_model=force_model,
             conserve=conserve,
             tile=tile,
             engine=engine,
             crs=crs,
         )
+
+    def evaluate(
+        self,
+        scale: int = 4,
+        model: ModelLike | Sequence[ModelLike] | None = None,
+        *,
+        engine: str = "auto",
+        network: bool = True,
+        kind: str = "area",
+        mtf: tuple[float, float] = (0.74, 0.44),
+        noise: float | str | xr.DataArray = 0.0,
+        seed: int = 0,
+        data_range: float | None = None,
+        shave: int = 0,
+    ) -> Evaluation | Evaluations:
+        """See :func:`geosr.evaluate`: how well each method refines this field after it was degraded."""
+        from geosr.evaluate import evaluate
+
+        return evaluate(
+            self._data,
+            scale,
+            model,
+            engine=engine,
+            network=network,
+            kind=kind,
+            mtf=mtf,
+            noise=noise,
+            seed=seed,
+            data_range=data_range,
+            shave=shave,
+        )
+
+    def degrade(
+        self,
+        scale: int = 4,
+        min_valid: float = 1.0,
+        *,
+        kind: str = "area",
+        mtf: tuple[float, float] = (0.74, 0.44),
+        noise: float | xr.DataArray = 0.0,
+        seed: int = 0,
+    ) -> xr.DataArray:
+        """See :func:`geosr.degrade.degrade`: what a sensor with cells ``scale`` times larger would see."""
+        from geosr.degrade import degrade
+
+        return degrade(self._data, scale, min_valid, kind=kind, mtf=mtf, noise=noise, seed=seed)
 
     @property
     def geobox(self) -> Any:
@@ -67,9 +120,11 @@ class GeosrDatasetAccessor:
         scale: int = 4,
         *,
         variable: str | None = None,
-        method: str = "srcnn",
+        method: str = "auto",
         model: str | os.PathLike[str] | None = None,
+        force_model: bool = False,
         conserve: bool = True,
+        uncertainty: bool | None = None,
         tile: int = 512,
         engine: str = "auto",
         crs: Any = None,
@@ -83,8 +138,41 @@ class GeosrDatasetAccessor:
             variable=variable,
             method=method,
             model=model,
+            force_model=force_model,
             conserve=conserve,
+            uncertainty=uncertainty,
             tile=tile,
             engine=engine,
             crs=crs,
+        )
+
+    def evaluate(
+        self,
+        scale: int = 4,
+        model: ModelLike | Sequence[ModelLike] | None = None,
+        *,
+        engine: str = "auto",
+        network: bool = True,
+        kind: str = "area",
+        mtf: tuple[float, float] = (0.74, 0.44),
+        noise: float | str | xr.DataArray = 0.0,
+        seed: int = 0,
+        data_range: float | None = None,
+        shave: int = 0,
+    ) -> Evaluation | Evaluations:
+        """See :func:`geosr.evaluate`: how well each method refines its NO2 column after degradation."""
+        from geosr.evaluate import evaluate
+
+        return evaluate(
+            self._data,
+            scale,
+            model,
+            engine=engine,
+            network=network,
+            kind=kind,
+            mtf=mtf,
+            noise=noise,
+            seed=seed,
+            data_range=data_range,
+            shave=shave,
         )

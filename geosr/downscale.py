@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import xarray as xr
@@ -18,17 +17,21 @@ from odc.geo.geobox import GeoBox
 
 from geosr import conserve as conservation
 from geosr import tiling
-from geosr.channel import AffineScaler
 from geosr.errors import UsageError
-from geosr.gaps import fill_gaps
-from geosr.grid import cell_areas, check_scale, geobox_of, refine, spatial_dims, with_geobox
-from geosr.interpolate import RADIUS as BICUBIC_RADIUS
-from geosr.interpolate import bicubic
+from geosr.grid import cell_size_m, check_scale, geobox_of, refine, spatial_dims, with_geobox
+from geosr.kernels import Conserver, Predictor, relative_error
+from geosr.method import Run, choose_model
+from geosr.uncertainty import name_of, wanted
+from geosr.uncertainty import uncertainty as one_sigma
 
-METHODS = ("srcnn", "bicubic")
+if TYPE_CHECKING:
+    from geosr.models import Model
 
 #: Side of a tile in fine cells: a COG block, and about 0.3 GB of activations per thread for the widest network.
 DEFAULT_TILE = 512
+
+#: The least tile that makes sense: a block of the smallest kind that TIFF has. Below the overlap, tiles are enlarged.
+MIN_TILE = 16
 
 # Attributes that describe the coarse numbers or their storage, and would lie about the fine ones.
 _STALE_ATTRS = (
@@ -47,106 +50,6 @@ _STALE_ATTRS = (
 )
 
 
-@dataclass(frozen=True)
-class Predictor:
-    """A kernel for :func:`geosr.tiling.map_tiles`: fill gaps, normalise, predict, denormalise.
-
-    Picklable: a model is named by its path and loaded once per process.
-
-    Attributes
-    ----------
-    scale : fine cells per coarse cell and axis.
-    reach : coarse cells that a prediction depends on, to each side (the network's receptive radius and the
-        bicubic's, from the model).
-    model : path of the bundle; None for plain bicubic.
-    scaler : constants between the field's units and the channel.
-    """
-
-    scale: int
-    reach: int
-    model: str | None = None
-    engine: str = "auto"
-    scaler: AffineScaler = AffineScaler()
-
-    @property
-    def halo(self) -> int:
-        """Coarse cells around a tile: what the network sees, and what the filling of that in turn sees."""
-        return 2 * self.reach
-
-    def __call__(self, block: np.ndarray) -> np.ndarray:
-        """Fine tile (h * scale, w * scale) from the coarse one with halo; floating, of the block's dtype."""
-        inner = slice(self.reach, -self.reach)
-        if np.isnan(block[self.halo : -self.halo, self.halo : -self.halo]).all():
-            h, w = (n - 2 * self.halo for n in block.shape)
-            return np.full((h * self.scale, w * self.scale), np.nan, dtype=block.dtype)
-        channel = self.scaler.normalise(fill_gaps(block, self.reach)[inner, inner])
-        return self.scaler.denormalise(self._refine(channel))
-
-    def _refine(self, channel: np.ndarray) -> np.ndarray:
-        if self.model is None:
-            return bicubic(channel, self.scale)
-        from geosr.models import load_model
-
-        # Networks work in float32; what float64 asks for beyond that, conservation restores.
-        return load_model(self.model).predict(channel, engine=self.engine).astype(channel.dtype, copy=False)
-
-
-@dataclass(frozen=True)
-class Conserver:
-    """A pair kernel: make each coarse cell's mean right and mask the gaps."""
-
-    box: GeoBox
-    scale: int
-    enabled: bool = True
-
-    def weights(self, rows: slice, cols: slice) -> np.ndarray:
-        """True areas of the fine cells under the coarse ``rows`` and ``cols``."""
-        return cell_areas(refine(self.box[rows, cols], self.scale))
-
-    def __call__(self, fine: np.ndarray, coarse: np.ndarray, rows: slice, cols: slice) -> np.ndarray:
-        if not self.enabled:
-            return conservation.mask(fine, coarse, self.scale)
-        return conservation.conserve(fine, coarse, self.weights(rows, cols), self.scale)
-
-
-@dataclass(frozen=True)
-class ConservationCheck:
-    """A pair kernel: what conservation is off by in a tile, and the largest value, side by side (…, 1, 2)."""
-
-    conserver: Conserver
-
-    def __call__(self, fine: np.ndarray, coarse: np.ndarray, rows: slice, cols: slice) -> np.ndarray:
-        weights = self.conserver.weights(rows, cols)
-        error = conservation.conservation_error(fine, coarse, weights, self.conserver.scale)
-        valid = coarse[np.isfinite(coarse)]
-        largest = float(np.abs(valid).max()) if valid.size else 0.0
-        return np.array([error, largest]).reshape(*(1 for _ in fine.shape[:-2]), 1, 2)
-
-
-def make_predictor(
-    method: str, scale: int, model: str | os.PathLike[str] | None, engine: str, units: str | None
-) -> Predictor:
-    """The predictor for a method; for ``srcnn`` with the model named, or the shipped one for ``scale``.
-
-    Raises
-    ------
-    UsageError
-        Unknown method, or a model given for a method that takes none.
-    ModelError
-        No model for this scale, or one that cannot be loaded.
-    """
-    if method not in METHODS:
-        raise UsageError(f"method {method!r} is not known", f"use one of {', '.join(METHODS)}")
-    if method == "bicubic":
-        if model is not None:
-            raise UsageError("method bicubic takes no model", "leave out --model or use --method srcnn")
-        return Predictor(scale, BICUBIC_RADIUS)
-    from geosr.models import resolve_model
-
-    loaded = resolve_model(model, scale)
-    return Predictor(scale, loaded.halo, str(loaded.path), engine, loaded.card.scaler.in_units(units))
-
-
 @overload
 def downscale(source: xr.DataArray, scale: int = 4, **options: Any) -> xr.DataArray: ...
 @overload
@@ -157,9 +60,11 @@ def downscale(
     source: xr.DataArray | xr.Dataset | str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     scale: int = 4,
     *,
-    method: str = "srcnn",
+    method: str = "auto",
     model: str | os.PathLike[str] | None = None,
+    force_model: bool = False,
     conserve: bool = True,
+    uncertainty: bool | None = None,
     tile: int = DEFAULT_TILE,
     engine: str = "auto",
     crs: Any = None,
@@ -172,38 +77,88 @@ def downscale(
     ----------
     source : DataArray (…, y, x) with a CRS and evenly spaced coordinates; Dataset; or file(s), read by
         :func:`geosr.open_no2` with ``read_options`` (time, level, bbox, units, input_units, qa, resolution).
-    scale : whole number; ``srcnn`` needs a model for it, ``bicubic`` takes any from 2 to 16.
-    method : ``srcnn``, the super-resolution network; ``bicubic``, the same way without a network.
+    scale : whole number; a network needs a model for it, ``bicubic`` takes any from 2 to 16.
+    method : ``edsr`` or ``srcnn``, a super-resolution network of that family; ``auto``, the shipped network for the
+        scale, or the one that ``model`` names; ``bicubic``, the same way without a network.
     model : name of a shipped model or path of a bundle; default the shipped one for ``scale``.
+    force_model : run the network even on a field far outside the envelope of its training. This is recorded.
     conserve : correct each coarse cell so that the area-weighted mean of its fine cells is its value.
-    tile : side of a tile in fine cells; the result does not depend on it.
+    uncertainty : add ``<name>_uncertainty``, one standard deviation of each value (:mod:`geosr.uncertainty`). Default:
+        where it can be had, which is in a Dataset, conserved, by a network that predicts its error. For a DataArray
+        ``da``: ``geosr.downscale(da.to_dataset())``.
+    tile : side of a tile in fine cells, enlarged to the overlap that the network needs; the result does not depend
+        on it.
     engine : what runs the network: auto, onnx or tensorflow.
     crs : CRS of data that carries none (for a swath file: of the grid to make).
     variable : which variable of a Dataset or file; by default the one NO2 column in it.
 
     Returns
     -------
-    DataArray for a DataArray, else Dataset (the variable, its ``conservation_error`` relative to the largest
-    value, and the coarse precision and count repeated on the fine grid where there are any). Dask-backed if the
-    source is. Same outer bounds, orientation, dimension order, attributes and units; float64 stays float64,
+    DataArray for a DataArray, else Dataset (the variable, its uncertainty, its ``conservation_error`` relative to the
+    largest value, and the coarse precision and count repeated on the fine grid where there are any). Dask-backed if
+    the source is. Same outer bounds, orientation, dimension order, attributes and units; float64 stays float64,
     else float32. NaN exactly where the coarse cell is NaN (or infinite, or the declared nodata value).
 
     Raises
     ------
-    InputError, RefusedError, UsageError, ModelError
-        See :mod:`geosr.errors`; nothing is computed before all of them are checked.
+    RefusedError
+        The field is far outside what the network was trained on (:mod:`geosr.envelope`; a
+        :class:`~geosr.errors.GeosrWarning` where it is a little outside). It is looked at once per call, in a bounded
+        sample (:func:`geosr.fieldstats.sample`): the only part of lazy data that is computed here.
+    InputError, UsageError, ModelError
+        See :mod:`geosr.errors`; nothing else is computed before all of them are checked.
 
     Examples
     --------
     >>> import geosr
     >>> fine = geosr.downscale("s5p_l3.nc", scale=4)  # doctest: +SKIP
     """
+    return prepare(
+        source,
+        scale,
+        method=method,
+        model=model,
+        force_model=force_model,
+        conserve=conserve,
+        uncertainty=uncertainty,
+        tile=tile,
+        engine=engine,
+        crs=crs,
+        variable=variable,
+        **read_options,
+    )[0]
+
+
+def prepare(
+    source: Any,
+    scale: int,
+    *,
+    method: str = "auto",
+    model: str | os.PathLike[str] | None = None,
+    force_model: bool = False,
+    conserve: bool = True,
+    uncertainty: bool | None = None,
+    tile: int = DEFAULT_TILE,
+    engine: str = "auto",
+    crs: Any = None,
+    variable: str | None = None,
+    **read_options: Any,
+) -> tuple[Any, Run]:
+    """What :func:`downscale` returns, and what it does, for a report."""
     scale = check_scale(scale)
     coarse, ancillary, attrs, crs = _read(source, variable, crs, read_options)
 
     box = geobox_of(coarse, crs)
-    predictor = make_predictor(method, scale, model, engine, coarse.attrs.get("units"))
+    network = choose_model(method, scale, model)
+    predictor = Predictor.of(network, scale, engine, coarse.attrs.get("units"))
+    if tile < MIN_TILE:
+        raise UsageError(f"tile {tile} is too small", f"use --tile {MIN_TILE} or more")
+    # A tile smaller than the overlap around it has neighbours of neighbours in it: the largest networks need 144.
+    tile = max(tile, predictor.halo * scale)
     plan = tiling.plan_tiles((box.shape[0], box.shape[1]), tile=tile, halo=predictor.halo, scale=scale)
+    alone = isinstance(source, xr.DataArray)
+    uncertain = name_of(coarse) if wanted(uncertainty, network, conserve, not alone) else None
+    run = Run.of(network, scale, conserve, _in_envelope(coarse, box, network, force_model), uncertain)
 
     cells = tiling.as_tiles(coarse.data, plan)
     predicted = tiling.map_tiles(cells, predictor, plan, dtype=cells.dtype)
@@ -211,11 +166,26 @@ def downscale(
     fine = tiling.map_pairs(predicted, cells, conserver, dtype=cells.dtype)
 
     result = _wrap(fine, coarse, refine(box, scale))
-    result.attrs["geosr"] = describe_run(scale, predictor, conserve)
-    if isinstance(source, xr.DataArray):
+    result.attrs["geosr"] = str(run)
+    if alone:
         result = result.transpose(*source.dims)
-        return result if _is_lazy(source) else result.compute()
-    return _dataset(result, ancillary, attrs, box, scale, plan, relative_error(fine, cells, conserver))
+        return result if _is_lazy(source) else result.compute(), run
+    companions = _repeated(ancillary, box, plan)
+    if uncertain is not None:
+        sigma, about = one_sigma(cells, coarse, ancillary, predictor, plan)
+        # In place of the coarse uncertainty, where there is one of that name: it is in the new one.
+        companions = [_beside(result, uncertain, sigma, about), *(c for c in companions if c.name != uncertain)]
+    return _dataset(result, companions, attrs, relative_error(fine, cells, conserver)), run
+
+
+def _in_envelope(coarse: xr.DataArray, box: GeoBox, model: Model | None, force: bool) -> str | None:
+    """Is the field like those that ``model`` was trained on? Warns and raises as :func:`downscale` says."""
+    if model is None:
+        return None
+    from geosr.envelope import Envelope
+
+    envelope = Envelope.from_dict(model.card.envelope, model.scale)
+    return envelope.check(coarse.data, cell_size_m(box), coarse.attrs.get("units"), model.card.name, force)
 
 
 def _read(
@@ -286,45 +256,25 @@ def _wrap(fine: Any, coarse: xr.DataArray, box: GeoBox) -> xr.DataArray:
     return with_geobox(result, box, like=coarse)
 
 
-def describe_run(scale: int, predictor: Predictor, conserve: bool) -> str:
-    """One line that travels with the data, e.g. ``x4 by geosr 0.1.0, model no2-srcnn-9-3-5-x4 …, conserving``."""
-    from geosr._version import __version__
-
-    how = "bicubic"
-    if predictor.model is not None:
-        from geosr.models import load_model
-
-        loaded = load_model(predictor.model)
-        how = f"model {loaded.card.name} sha256 {loaded.sha256}"
-    return f"x{scale} by geosr {__version__}, {how}, {'conserving' if conserve else 'not conserving'}"
+def _repeated(ancillary: list[xr.DataArray], box: GeoBox, plan: tiling.TilePlan) -> list[xr.DataArray]:
+    """Each coarse cell of ``ancillary`` repeated on its fine cells."""
+    kernel = partial(conservation.spread, scale=plan.scale)
+    fine = [tiling.map_cells(tiling.as_tiles(item.data, plan), kernel, plan) for item in ancillary]
+    return [_wrap(data, item, refine(box, plan.scale)) for data, item in zip(fine, ancillary, strict=True)]
 
 
-def relative_error(fine: Any, cells: Any, conserver: Conserver) -> Any:
-    """0-d dask array: largest ``|mean of the fine cells - coarse|`` over the largest ``|coarse|``."""
-    import dask.array as da
-
-    check = tiling.map_pairs(fine, cells, ConservationCheck(conserver), dtype=np.dtype(np.float64), tile_shape=(1, 2))
-    error, largest = check[..., 0::2].max(), check[..., 1::2].max()
-    return da.where(largest > 0, error / da.maximum(largest, np.finfo(np.float64).tiny), 0.0)
+def _beside(result: xr.DataArray, name: str, data: Any, attrs: dict[str, str]) -> xr.DataArray:
+    """``data`` as a variable on the grid of ``result``."""
+    made = xr.DataArray(data, dims=result.dims, coords=result.coords, name=name, attrs=attrs)
+    made.encoding = dict(result.encoding)
+    return made
 
 
-def _dataset(
-    result: xr.DataArray,
-    ancillary: list[xr.DataArray],
-    attrs: dict[str, Any],
-    box: GeoBox,
-    scale: int,
-    plan: tiling.TilePlan,
-    error: Any,
-) -> xr.Dataset:
+def _dataset(result: xr.DataArray, companions: list[xr.DataArray], attrs: dict[str, Any], error: Any) -> xr.Dataset:
     """The fine variable with its companions."""
-    variables: dict[Hashable, xr.DataArray] = {}
-    for item in ancillary:
-        cells = tiling.as_tiles(item.data, plan)
-        repeated = tiling.map_cells(cells, partial(conservation.spread, scale=scale), plan)
-        variables[item.name] = _wrap(repeated, item, refine(box, scale))
-    if variables:
-        result.attrs["ancillary_variables"] = " ".join(str(name) for name in variables)
+    if companions:
+        result.attrs["ancillary_variables"] = " ".join(str(item.name) for item in companions)
+    variables: dict[Hashable, xr.DataArray] = {item.name: item for item in companions}
     ds = xr.Dataset({result.name or "field": result, **variables}, attrs=attrs)
     long_name = "largest difference between a coarse cell and the mean of its fine cells, over the largest column"
     ds["conservation_error"] = xr.DataArray(error, attrs={"long_name": long_name, "units": "1"})

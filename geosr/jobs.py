@@ -35,6 +35,9 @@ class Report:
     shape : (ny, nx) of the output; planes : how many times or bands it has.
     bounds : (left, bottom, right, top) in the CRS.
     cell_size : (x, y) in ``cell_unit``, the CRS's.
+    method : "bicubic", or the family of the network.
+    envelope : "inside", "outside: …" or "overridden: …" (:mod:`geosr.envelope`); None without a network.
+    uncertainty : name of the variable with one standard deviation of each value, if there is one.
     conservation_error : largest difference between a coarse cell and the mean of its fine cells, over the largest
         |column|; None where it does not apply.
     valid_share : share of the output that is not nodata.
@@ -54,6 +57,8 @@ class Report:
     method: str | None = None
     model: str | None = None
     model_sha256: str | None = None
+    envelope: str | None = None
+    uncertainty: str | None = None
     tiles: int | None = None
     conservation_error: float | None = None
     valid_share: float | None = None
@@ -188,29 +193,21 @@ class _Writing:
 
 def _plan(sources: list[Path], target: Path, scale: int, dry_run: bool, options: dict[str, Any]) -> _Job:
     """Open, check and build the lazy pipeline."""
-    from geosr.downscale import downscale
+    from geosr.downscale import prepare
     from geosr.grid import geobox_of
     from geosr.variables import main_variable
 
     started = time.perf_counter()
     with blame(sources[0]):
-        ds = downscale(sources, scale, **options)
+        ds, run = prepare(sources, scale, **options)
         main = main_variable(ds)
         box = geobox_of(main)
-    method = options.get("method", "srcnn")
-    made = {"method": method, "scale": scale, **_model(method, options.get("model"), scale)}
-    report = _blank(ds, main, box, sources, target, dry_run=dry_run, tiles=main.data.npartitions, **made)
-    provenance = _provenance(sources, options, conserve=options.get("conserve", True), **made)
+    made = asdict(run)
+    conserve, uncertainty = made.pop("conserve"), made.pop("uncertainty")
+    known = {**made, "uncertainty": uncertainty, "tiles": main.data.npartitions, "dry_run": dry_run}
+    report = _blank(ds, main, box, sources, target, **known)
+    provenance = _provenance(sources, options, conserve=conserve, **made)
     return _Job(ds, report, provenance, time.perf_counter() - started)
-
-
-def _model(method: str, model: StrPath | None, scale: int) -> dict[str, str]:
-    if method != "srcnn":
-        return {}
-    from geosr.models import resolve_model
-
-    loaded = resolve_model(model, scale)
-    return {"model": loaded.card.name, "model_sha256": loaded.sha256}
 
 
 def _outputs(

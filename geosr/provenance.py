@@ -73,9 +73,11 @@ class Provenance:
     ----------
     inputs : (name, sha256) of each input file, in order; the sha256 may be None where it was not taken.
     model, model_sha256 : name and hash of the model; None without one.
-    method : "srcnn", "bicubic", "grid" …
+    method : "edsr", "srcnn", "bicubic", "area-weighted mean" …
     scale : refinement factor; None where nothing was refined (gridding a swath).
     options : what else shaped the result, JSON-serialisable.
+    envelope : was the input like what the model was trained on ("inside", "outside: …", "overridden: …"); None without
+        a model.
     conserve : the conservation correction was on.
     conservation_error : largest ``|block mean - coarse|`` found, over the largest ``|coarse|``; None if not measured.
     created : ISO time, UTC.
@@ -88,6 +90,7 @@ class Provenance:
     method: str = ""
     scale: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    envelope: str | None = None
     conserve: bool = True
     conservation_error: float | None = None
     created: str = field(default_factory=now)
@@ -121,6 +124,7 @@ class Provenance:
             "input": names,
             "input_sha256": hashes if any(digest for _, digest in self.inputs) else None,
             "options": json.dumps(dict(self.options), sort_keys=True, default=str) if self.options else None,
+            "envelope": self.envelope,
             "conserve": "yes" if self.conserve else "no",
             "conservation_error": None if error is None else f"{error:.6g}",
             "created": self.created,

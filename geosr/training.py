@@ -4,24 +4,20 @@ A recipe is a TOML file with everything that decides the result: data, split, ne
 recipe, data and seed give the same weights on one machine. The recipes of the shipped models are in
 ``geosr/recipes``; docs/models.md walks through one.
 
-A training example is a square of fine truth, its area mean by the scale (:mod:`geosr.degrade`) and the bicubic
-refinement of that (:func:`geosr.interpolate.bicubic`, the same function as in inference). The network adds a
-residual; then the block means of the error are subtracted, which is the conservation projection of
-:mod:`geosr.conserve` (with equal weights: within a block the areas differ by a few per cent at most). So the network
-spends nothing on what conservation repairs anyway. The loss counts fine cells whose whole coarse cell is valid.
-
-Each example's loss (:mod:`geosr.examples` makes them) is weighted by ``spread ** spread_power``: 0 treats a faint
-scene like a strong plume, 1 counts errors in physical units.
+Scenes (:mod:`geosr.scenes`) become examples (:mod:`geosr.examples`), examples weights (:mod:`geosr.fitting`), and
+weights a bundle (:mod:`geosr.models.bundle`), which is then scored on data that training has not touched.
 """
 
 from __future__ import annotations
 
 import csv
+import hashlib
+import json
 import os
+import shutil
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,139 +25,68 @@ import numpy as np
 
 from geosr._version import __version__
 from geosr.channel import AffineScaler
+from geosr.degrade import area_mean
+from geosr.envelope import Envelope
 from geosr.errors import ModelError, OutputError
 from geosr.evaluate import evaluate_array
-from geosr.examples import Sampler
+from geosr.examples import MIN_COVER, Sampler
+from geosr.fieldstats import measure
+from geosr.fitting import Checkpoint, Report, Row, fit, fit_sigma
 from geosr.models import Model, keras_network
 from geosr.models.architectures import architecture
-from geosr.models.bundle import CARD, Card, load_bundle, rewrite_card, save_bundle
+from geosr.models.bundle import CARD, Arrays, Card, load_bundle, rewrite_card, save_bundle
 from geosr.recipe import Data, Recipe
-from geosr.scenes import Scene, check_split, load_scenes
-
-
-def _loss_function(recipe: Recipe, radius: int) -> Callable[..., Any]:
-    """loss(network output, upsampled, truth, mask, weight) -> scalar tensor."""
-    import tensorflow as tf
-
-    scale, kind = recipe.scale, recipe.loss.kind
-
-    def penalty(error: Any) -> Any:
-        if kind == "mse":
-            return tf.square(error)
-        return tf.sqrt(tf.square(error) + recipe.loss.epsilon**2)
-
-    def loss(output: Any, upsampled: Any, truth: Any, mask: Any, weight: Any) -> Any:
-        start = upsampled[:, radius:-radius, radius:-radius, :] if recipe.network.residual else 0.0
-        error = (start + output - truth) * mask
-        if recipe.loss.conserve:
-            mean = tf.nn.avg_pool2d(error, scale, scale, "VALID")
-            error = (error - tf.repeat(tf.repeat(mean, scale, axis=1), scale, axis=2)) * mask
-        weights = mask * weight
-        return tf.reduce_sum(weights * penalty(error)) / tf.reduce_sum(weights)
-
-    return loss
-
-
-def fit(recipe: Recipe, scenes: list[Scene], report: Callable[[int, float], None] | None = None) -> Any:
-    """Train the recipe's network on ``scenes``.
-
-    Parameters
-    ----------
-    report : called as ``report(step, loss)`` every 50 steps, with the mean loss since the last call.
-
-    Returns
-    -------
-    ``keras.Model`` with the weights of the last step (the learning rate has decayed to zero by then).
-    """
-    import keras
-    import tensorflow as tf
-
-    arch = architecture(recipe.network.architecture)
-    keras.utils.set_random_seed(recipe.seed)
-    model = keras_network.build(arch, 1, equivariant=recipe.network.equivariant, seed=recipe.seed)
-    schedule = recipe.schedule
-    warm = min(100, schedule.steps // 10)
-    rate = keras.optimizers.schedules.CosineDecay(
-        schedule.learning_rate / 10,
-        max(1, schedule.steps - warm),
-        warmup_target=schedule.learning_rate,
-        warmup_steps=warm,
-    )
-    optimizer = keras.optimizers.Adam(rate, clipnorm=1.0)
-    optimizer.build(model.trainable_variables)
-    loss_of = _loss_function(recipe, arch.radius)
-
-    @tf.function(reduce_retracing=True)
-    def step(upsampled: Any, truth: Any, mask: Any, weight: Any) -> Any:
-        with tf.GradientTape() as tape:
-            loss = loss_of(model(upsampled, training=True), upsampled, truth, mask, weight)
-        optimizer.apply(tape.gradient(loss, model.trainable_variables), model.trainable_variables)
-        return loss
-
-    sampler, recent = Sampler(scenes, recipe), []
-    for number in range(1, schedule.steps + 1):
-        b = sampler.batch()
-        recent.append(float(step(b.upsampled, b.truth, b.mask, b.weight)))
-        if not np.isfinite(recent[-1]):
-            raise ModelError(f"the loss is {recent[-1]} at step {number}", "lower schedule.learning_rate")
-        if report is not None and (number % 50 == 0 or number == schedule.steps):
-            report(number, float(np.mean(recent)))
-            recent = []
-    return model
+from geosr.scenes import Scene, load_scenes
+from geosr.split import check_split
 
 
 def train(
     recipe: Recipe,
     data: str | os.PathLike[str],
     out: str | os.PathLike[str],
-    report: Callable[[int, float], None] | None = None,
+    report: Report | None = None,
     overwrite: bool = False,
+    resume: bool = False,
 ) -> Card:
     """Train by ``recipe`` on the rasters under ``data`` and write a bundle to the folder ``out``.
 
-    The folder appears whole, after the scoring, or not at all.
+    The folder appears whole, after the scoring, or not at all. Until then ``<out>.checkpoint`` holds the state.
 
     The bundle is loaded again and scored on the recipe's held-out sets, which training has not touched
-    (:func:`geosr.scenes.check_split`); the scores go into the card. ``training.csv`` beside it has the loss curve.
+    (:func:`geosr.split.check_split`); the scores go into the card. ``training.csv`` beside it has the loss curve.
 
     Parameters
     ----------
-    report : called as ``report(step, loss)`` every 50 steps.
+    report : gets every line of the curve.
     overwrite : replace an existing bundle.
+    resume : go on from the checkpoint of an interrupted run of the same recipe and data; the result is the same as
+        without the interruption.
 
     Raises
     ------
     OutputError
         ``out`` exists without ``overwrite``, or is something else than a bundle; told before the training.
     ModelError
-        No data, a file on both sides of the split, or a loss that is not finite.
+        No data, a file on both sides of the split, a loss that is not finite, or nothing to resume.
     """
     folder, final = Path(data), Path(out)
     _check_place(final, overwrite)
     check_split(recipe, folder)
     scenes = load_scenes(recipe, folder)
-    curve: list[tuple[int, float, float]] = []
+    checkpoint = _checkpoint(recipe, scenes, final, resume)
     start = time.perf_counter()
-
-    def note(step: int, loss: float) -> None:
-        curve.append((step, loss, round(time.perf_counter() - start, 1)))
-        if report is not None:
-            report(step, loss)
-
-    arrays = keras_network.arrays_of(fit(recipe, scenes, note))
+    fitted = _fit(recipe, scenes, folder, report, checkpoint)
     seconds = time.perf_counter() - start
-    if recipe.network.equivariant:  # exact, where the optimiser's float32 projection is so to 1e-8
-        arrays[0] = (keras_network.zero_sum(arrays[0][0]), None)
     with tempfile.TemporaryDirectory(prefix=f".{final.name}.", suffix=".partial", dir=final.parent) as staging:
         place = Path(staging) / "bundle"
-        card = save_bundle(place, _card(recipe, scenes, seconds), arrays)
-        with (place / "training.csv").open("w", newline="", encoding="utf-8") as stream:
-            csv.writer(stream).writerows([("step", "loss", "seconds"), *curve])
+        card = save_bundle(place, _card(recipe, scenes, fitted.scaler, seconds), fitted.arrays, fitted.sigma_arrays)
+        _write_curve(place, fitted.curve)
         skill = [skill_on(d, recipe, folder, Model(load_bundle(place))) for d in recipe.heldout]
         rewrite_card(place, replace(card, skill=skill))
         if final.exists():
             final.rename(Path(staging) / "old")
         place.rename(final)
+    shutil.rmtree(checkpoint.folder, ignore_errors=True)
     return load_bundle(final).card
 
 
@@ -179,13 +104,82 @@ def _check_place(final: Path, overwrite: bool) -> None:
         raise OutputError("exists", "use --overwrite to replace it", final)
 
 
-def _card(recipe: Recipe, scenes: list[Scene], seconds: float) -> Card:
+@dataclass(frozen=True)
+class _Fitted:
+    """What came out of the loops: weights, the constants that standardised, and the curve."""
+
+    arrays: Arrays
+    sigma_arrays: Arrays | None
+    scaler: AffineScaler
+    curve: list[Row]
+
+
+def _fit(recipe: Recipe, scenes: list[Scene], folder: Path, report: Report | None, checkpoint: Checkpoint) -> _Fitted:
+    """Both networks, one after the other."""
+    scaler = _scaler(recipe, scenes)
+    # An equivariant network needs no constants; its examples are standardised one by one.
+    fixed = None if recipe.network.equivariant else scaler
+    validation = None
+    if recipe.validate:
+        validation = Sampler(load_scenes(recipe, folder, recipe.validate), recipe, fixed, seed=recipe.seed + 2000)
+    refiner, curve = fit(recipe, Sampler(scenes, recipe, fixed), validation, report, checkpoint)
+    arrays = keras_network.arrays_of(refiner.model)
+    if recipe.network.equivariant:  # exact, where the optimiser's float32 projection is so to 1e-8
+        arrays[0] = (keras_network.zero_sum(arrays[0][0]), None)
+    sigma_arrays = None
+    if recipe.sigma.architecture:
+        sampler = Sampler(scenes, recipe, fixed, seed=recipe.seed + 1000)
+        model, more = fit_sigma(recipe, sampler, refiner, report, checkpoint)
+        sigma_arrays = keras_network.arrays_of(model)
+        sigma_arrays[0] = (keras_network.zero_sum(sigma_arrays[0][0]), None)
+        curve = curve + more
+    return _Fitted(arrays, sigma_arrays, scaler, curve)
+
+
+def _scaler(recipe: Recipe, scenes: list[Scene]) -> AffineScaler:
+    """None needed for an equivariant network; else mean and standard deviation of the scenes, each scene alike."""
+    if recipe.network.equivariant:
+        return AffineScaler(0.0, 1.0, recipe.units)
+    values = [s.values[~np.isnan(s.values)].astype(np.float64) for s in scenes]
+    weights = [s.weight for s, v in zip(scenes, values, strict=True) if v.size]
+    values = [v for v in values if v.size]
+    mean = float(np.average([v.mean() for v in values], weights=weights))
+    variance = float(np.average([np.mean((v - mean) ** 2) for v in values], weights=weights))
+    return AffineScaler(float(f"{mean:.6g}"), float(f"{max(variance, 1e-24) ** 0.5:.6g}"), recipe.units)
+
+
+def _checkpoint(recipe: Recipe, scenes: list[Scene], final: Path, resume: bool) -> Checkpoint:
+    """Where the state is kept. Raises :class:`ModelError` where there is nothing to resume."""
+    digest = hashlib.sha256(json.dumps(recipe.to_dict(), sort_keys=True).encode())
+    for scene in scenes:
+        digest.update(np.ascontiguousarray(scene.values))
+    folder = final.with_name(f"{final.name}.checkpoint")
+    if resume and not folder.is_dir():
+        raise ModelError(f"there is no checkpoint {folder}", "start without --resume")
+    if not resume and folder.exists():
+        shutil.rmtree(folder)
+    return Checkpoint(folder, digest.hexdigest())
+
+
+def _write_curve(place: Path, curve: list[Row]) -> None:
+    with (place / "training.csv").open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["phase", "step", "loss", "validation"])
+        for row in curve:
+            validation = "" if row.validation is None else f"{row.validation:.6g}"
+            writer.writerow([row.phase, row.step, f"{row.loss:.6g}", validation])
+
+
+def _card(recipe: Recipe, scenes: list[Scene], scaler: AffineScaler, seconds: float) -> Card:
     import keras
     import tensorflow as tf
 
     arch = architecture(recipe.network.architecture)
+    sets: list[dict[str, Any]]
+    sets = [{"name": d.name or d.files, "licence": d.licence, "dates": list(d.dates or ())} for d in recipe.train]
+    sets += [{"name": d.name, "licence": d.licence, "scenes": d.scenes} for d in recipe.simulate]
     training = {
-        "data": [{"name": d.name or d.files, "licence": d.licence, "dates": list(d.dates or ())} for d in recipe.train],
+        "data": sets,
         "files": sorted({name for s in scenes for name in s.files}),
         "seconds": round(seconds),
         "software": {"geosr": __version__, "tensorflow": tf.__version__, "keras": keras.__version__},
@@ -195,29 +189,26 @@ def _card(recipe: Recipe, scenes: list[Scene], seconds: float) -> Card:
         name=recipe.name,
         architecture=arch.name,
         scale=recipe.scale,
-        radius=arch.radius,
+        radius=arch.radius(recipe.scale),
         version=recipe.version,
         description=recipe.description,
         residual=recipe.network.residual,
         equivariant=recipe.network.equivariant,
-        scaler=AffineScaler(0.0, 1.0, recipe.units),
+        scaler=scaler,
         training=training,
         envelope=_envelope(recipe, scenes),
+        sigma={"architecture": recipe.sigma.architecture} if recipe.sigma.architecture else {},
     )
 
 
 def _envelope(recipe: Recipe, scenes: list[Scene]) -> dict[str, Any]:
-    """Units, quantiles of the truths' values, and range of the fine cells' size: what the model has seen."""
-    # Every 16th cell tells the quantiles to three digits.
-    values = np.concatenate([v[~np.isnan(v)] for v in (s.values[::4, ::4] for s in scenes)])
-    names = ("min", "p01", "p50", "p99", "max")
-    quantiles = np.quantile(values, [0, 0.01, 0.5, 0.99, 1]) if values.size else np.full(5, np.nan)
-    cells = [s.cell_m for s in scenes]
-    return {
-        "units": recipe.units,
-        "values": {n: float(f"{q:.4g}") for n, q in zip(names, quantiles, strict=True)},
-        "fine_cell_m": [round(min(cells)), round(max(cells))],
-    }
+    """What the network has seen: statistics of the coarse field of every scene, and the range of coarse cells."""
+    samples = []
+    for scene in scenes:
+        ny, nx = (n // recipe.scale * recipe.scale for n in scene.values.shape)
+        coarse = area_mean(scene.values[:ny, :nx], scene.areas[:ny], recipe.scale, MIN_COVER)
+        samples.append(measure(coarse, recipe.scale * scene.cell_m))
+    return Envelope.of(samples, recipe.units).to_dict()
 
 
 def skill_on(data: Data, recipe: Recipe, folder: Path, model: Model) -> dict[str, Any]:

@@ -9,7 +9,7 @@ and Datasets in memory.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -184,3 +184,17 @@ def ancillary_of(ds: xr.Dataset, main: xr.DataArray) -> list[xr.DataArray]:
     names = str(main.attrs.get("ancillary_variables") or main.encoding.get("ancillary_variables") or "").split()
     grid = spatial_dims(main)
     return [ds[n] for n in names if n in ds.data_vars and ds[n].dtype.kind in "fiu" and set(grid) <= set(ds[n].dims)]
+
+
+def precision_of(main: xr.DataArray, ancillary: Iterable[xr.DataArray]) -> xr.DataArray | None:
+    """The one standard error of ``main`` among its ``ancillary`` variables.
+
+    ``<main>_uncertainty``, which may say more than the precision; else ``<main>_precision``; else the first whose CF
+    standard name has the modifier ``standard_error``.
+    """
+    found = {str(a.name): a for a in ancillary if a.dtype.kind == "f"}
+    for ending in ("_uncertainty", "_precision"):
+        if f"{main.name}{ending}" in found:
+            return found[f"{main.name}{ending}"]
+    marked = [a for a in found.values() if "standard_error" in str(a.attrs.get("standard_name", "")).split()]
+    return marked[0] if marked else None

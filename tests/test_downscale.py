@@ -11,14 +11,23 @@ from hypothesis import strategies as st
 from odc.geo.geobox import GeoBox
 
 import geosr
+from bundles import NO2_ENVELOPE, bundle_with
 from geosr.conserve import conservation_error, spread
-from geosr.downscale import make_predictor
-from geosr.errors import InputError, ModelError, UsageError
+from geosr.envelope import Envelope
+from geosr.errors import GeosrWarning, InputError, ModelError, RefusedError, UsageError
 from geosr.grid import cell_areas, geobox_of, refine
+from geosr.kernels import Predictor
+from geosr.method import choose_model
+from geosr.models import available
+from geosr.models.architectures import FAMILIES
 from strategies import field, geoboxes, smooth_field, values
 
-METHODS = ["bicubic", "srcnn"]
-SRCNN_SCALES = (2, 4)
+SCALES = (2, 4)
+#: Every contract holds for every family of networks that ships.
+SHIPPED = {(card.family, card.scale) for card in available()}
+METHODS = ["bicubic", *(f for f in FAMILIES if all((f, scale) in SHIPPED for scale in SCALES))]
+#: For fields and grids that no network was trained on.
+anything = pytest.mark.filterwarnings("ignore::geosr.errors.GeosrWarning")
 BOX = GeoBox((45, 61), Affine(0.1, 0, 3, 0, -0.1, 50), "EPSG:4326")
 
 
@@ -34,7 +43,7 @@ def coarse() -> xr.DataArray:
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("scale", SRCNN_SCALES)
+@pytest.mark.parametrize("scale", SCALES)
 def test_contracts_on_a_plain_field(coarse, method, scale):
     fine = coarse.geosr.downscale(scale, method=method)
     box = geobox_of(fine)
@@ -49,11 +58,12 @@ def test_contracts_on_a_plain_field(coarse, method, scale):
     assert np.nanmin(numbers(fine)) < 0
 
 
-@given(st.data(), geoboxes(max_side=14), st.sampled_from(METHODS), st.sampled_from(SRCNN_SCALES))
+@anything
+@given(st.data(), geoboxes(max_side=14), st.sampled_from(METHODS), st.sampled_from(SCALES))
 @settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 def test_contracts_on_any_grid(data, box, method, scale):
     da = field(box, data.draw(values(box.shape)))
-    fine = geosr.downscale(da, scale, method=method)
+    fine = geosr.downscale(da, scale, method=method, force_model=True)
     found = geobox_of(fine)
     assert found.shape == refine(box, scale).shape
     assert found.affine * (0, 0) == box.affine * (0, 0)
@@ -77,13 +87,13 @@ def test_tiles_do_not_show(method, shape):
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("scale", SRCNN_SCALES)
+@pytest.mark.parametrize("scale", SCALES)
 def test_one_missing_cell_is_felt_no_farther_than_the_receptive_radius(method, scale):
     data = smooth_field((50, 50), seed=5)
     whole = numbers(geosr.downscale(field(BOX_50, data), scale, method=method))
     data[24, 27] = np.nan
     holed = numbers(geosr.downscale(field(BOX_50, data), scale, method=method))
-    reach = make_predictor(method, scale, None, "auto", None).reach
+    reach = Predictor.of(choose_model(method, scale, None), scale).reach
     rows, cols = np.nonzero(whole != holed)
     assert np.isnan(holed).sum() == scale**2
     distance = np.maximum(np.abs(rows // scale - 24), np.abs(cols // scale - 27))
@@ -176,6 +186,7 @@ def test_time_steps_are_independent(coarse):
         assert np.array_equal(numbers(fine[step]), numbers(alone), equal_nan=True)
 
 
+@anything
 def test_phase_shift_is_below_a_hundredth_of_a_cell():
     """By cross-correlation with sub-pixel registration (scikit-image) against the exact field."""
     from skimage.registration import phase_cross_correlation
@@ -207,7 +218,7 @@ def test_a_dataset_brings_its_companions(coarse):
     main = coarse.assign_attrs(ancillary_variables="no2_precision no2_count")
     count = field(BOX, np.arange(coarse.size, dtype=np.float32).reshape(BOX.shape)).rename("no2_count")
     ds = xr.Dataset({name: main, "no2_precision": (coarse * 0.1).rename("no2_precision"), "no2_count": count})
-    fine = ds.geosr.downscale(2)
+    fine = ds.geosr.downscale(2, uncertainty=False)
     assert fine[name].attrs["ancillary_variables"] == "no2_precision no2_count"
     assert np.array_equal(fine["no2_count"].values, spread(count.values, 2))
     assert float(fine["conservation_error"]) <= 1e-6
@@ -269,6 +280,10 @@ def test_errors_name_the_way_out(coarse):
         coarse.geosr.downscale(7)
     with pytest.raises(UsageError, match="--tile"):
         coarse.geosr.downscale(4, tile=8)
+    with pytest.raises(ModelError, match="no edsr model for scale 16.*--method bicubic"):
+        coarse.geosr.downscale(16, method="edsr")
+    with pytest.raises(UsageError, match="is of the family srcnn, not edsr; use --method srcnn"):
+        coarse.geosr.downscale(4, method="edsr", model="no2-srcnn-9-3-5-x4")
     with pytest.raises(UsageError, match="takes no model"):
         coarse.geosr.downscale(4, method="bicubic", model="x")
     with pytest.raises(UsageError, match="not known"):
@@ -277,3 +292,93 @@ def test_errors_name_the_way_out(coarse):
         geosr.downscale(coarse, 4, time="2020-01-01")
     with pytest.raises(InputError, match="horizontal dimensions"):
         geosr.downscale(xr.DataArray(np.zeros(5), dims="station"), 2)
+
+
+# --- methods -------------------------------------------------------------------------------------------------------
+
+
+def test_auto_is_the_shipped_default_and_a_family_is_that_one(coarse):
+    from geosr.models import default_model, load_model
+
+    for method, family in (("auto", None), ("srcnn", "srcnn"), ("edsr", "edsr")):
+        try:
+            wanted = load_model(default_model(2, family))
+        except ModelError:
+            continue  # none of that family ships
+        told = coarse.geosr.downscale(2, method=method).attrs["geosr"]
+        assert told == f"x2 by geosr {geosr.__version__}, model {wanted.card.name} sha256 {wanted.sha256}, conserving"
+    assert coarse.geosr.downscale(2).attrs["geosr"] == coarse.geosr.downscale(2, method="auto").attrs["geosr"]
+    assert "bicubic, not conserving" in coarse.geosr.downscale(2, method="bicubic", conserve=False).attrs["geosr"]
+
+
+def test_a_model_is_taken_with_auto_and_with_its_family(coarse):
+    want = coarse.geosr.downscale(4, method="srcnn")
+    for method in ("auto", "srcnn"):
+        assert coarse.geosr.downscale(4, method=method, model="no2-srcnn-9-3-5-x4").identical(want)
+
+
+def test_a_tile_smaller_than_the_overlap_is_enlarged(coarse):
+    want = numbers(coarse.geosr.downscale(4))
+    got = numbers(coarse.geosr.downscale(4, tile=16))
+    assert np.nanmax(np.abs(got - want)) <= 1e-6 * (np.nanmax(want) - np.nanmin(want))
+
+
+# --- the envelope of training --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A model that knows what it was trained on."""
+    return bundle_with(tmp_path_factory.mktemp("model"), envelope=NO2_ENVELOPE)
+
+
+@pytest.fixture(scope="module")
+def noise():
+    return field(BOX, np.random.default_rng(0).normal(size=BOX.shape).astype(np.float32), units="mol m-2")
+
+
+def test_inside_the_envelope_nothing_is_said(coarse, model):
+    fine = coarse.geosr.downscale(4, model=model)  # a warning would be an error here
+    assert fine.attrs["geosr"].endswith(", conserving")
+
+
+def test_far_outside_it_is_refused_and_can_be_forced(noise, model):
+    with pytest.raises(RefusedError, match="noise level.*correlation.*--method bicubic.*--force-model") as refusal:
+        noise.geosr.downscale(4, model=model)
+    assert refusal.value.exit_code == 4
+    assert "envelope" not in noise.geosr.downscale(4, method="bicubic").attrs["geosr"]
+    with pytest.warns(GeosrWarning, match="far outside"):
+        fine = noise.geosr.downscale(4, model=model, force_model=True)
+    assert "; training's envelope overridden: noise level" in fine.attrs["geosr"]
+
+
+def test_outside_it_warns_and_says_so_in_the_output(coarse, model):
+    wide = field(GeoBox(BOX.shape, Affine(3e5, 0, 0, 0, -3e5, 6e6), "EPSG:6933"), numbers(coarse), units="mol m-2")
+    with pytest.warns(GeosrWarning, match="cells of 300 km, trained on"):
+        fine = wide.to_dataset().geosr.downscale(4, model=model)
+    assert "envelope outside: cells of 300 km" in fine.no2.attrs["geosr"]
+
+
+def test_other_units_are_refused(coarse, model):
+    with pytest.raises(RefusedError, match="'K' measure something else"):
+        coarse.assign_attrs(units="K").geosr.downscale(4, model=model)
+
+
+def test_the_check_computes_a_part_of_a_lazy_field_once(model, monkeypatch):
+    import dask.array as da
+
+    seen = []
+
+    def look(block, block_info=None):
+        seen.append(block.size)
+        return block
+
+    values = da.from_array(np.tile(smooth_field((50, 50), 3), (30, 30)), chunks=125)
+    lazy = da.map_blocks(look, values, dtype=values.dtype, meta=np.empty((0, 0), np.float32))
+    box = GeoBox(values.shape, Affine(1e4, 0, 0, 0, -1e4, 0), "EPSG:32632")
+    checks = []
+    check = Envelope.check
+    monkeypatch.setattr(Envelope, "check", lambda *args: checks.append(args) or check(*args))
+    field(box, lazy, units="mol m-2").geosr.downscale(4, model=model)
+    assert len(checks) == 1
+    assert 0 < sum(seen) < values.size / 2

@@ -1,8 +1,9 @@
-"""geosr.evaluate: the protocol, its baselines, and whether the shipped models win."""
+"""geosr.evaluate: the protocol, its baselines, cases and networks, and whether the shipped models win."""
 
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,24 +13,31 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 from rasterio.enums import Resampling
 
-from geosr import conserve, grid
-from geosr.degrade import area_mean
+import geosr
+from geosr import conserve, grid, interpolate, metrics
+from geosr.cases import chosen_networks
+from geosr.channel import AffineScaler
+from geosr.degrade import Degradation, area_mean, degrade
 from geosr.downscale import downscale
-from geosr.errors import InputError, ModelError
+from geosr.errors import GeosrWarning, InputError, ModelError, UsageError
 from geosr.evaluate import (
     BACK_PROJECTED,
+    BASELINES,
     BICUBIC,
     BILINEAR,
     CONSERVED,
     NEAREST,
-    SRCNN,
+    Evaluation,
+    Evaluations,
+    Settings,
     back_projected,
     bilinear,
     evaluate,
     evaluate_array,
     refined,
 )
-from geosr.models import default_model, load_model
+from geosr.metrics import value_range
+from geosr.models import available, default_model, load_model
 from geosr.scenes import read_truth
 
 
@@ -54,16 +62,18 @@ def raster(values, **attrs):
 def test_order_of_the_baselines_and_what_is_reported():
     truth = raster(plumes(), units="1e15 molec cm-2")
     found = evaluate(truth, 4)
-    assert list(found.valid.scores) == [NEAREST, BILINEAR, BICUBIC, CONSERVED, BACK_PROJECTED, SRCNN]
+    network, *others = found.networks
+    assert list(found.valid.scores) == [NEAREST, BILINEAR, BICUBIC, CONSERVED, BACK_PROJECTED, network, *others]
+    assert found.valid.networks == (network, *others)
     psnr = {name: s.psnr for name, s in found.valid.scores.items()}
-    assert psnr[NEAREST] < psnr[BILINEAR] < psnr[BICUBIC] < psnr[CONSERVED] < psnr[BACK_PROJECTED] < psnr[SRCNN]
+    assert psnr[NEAREST] < psnr[BILINEAR] < psnr[BICUBIC] < psnr[CONSERVED] < psnr[BACK_PROJECTED]
     assert found.valid.best_interpolation == BACK_PROJECTED
-    assert found.valid.gain(BICUBIC) == pytest.approx(psnr[SRCNN] - psnr[BICUBIC])
+    assert found.valid.gain(BICUBIC) == pytest.approx(psnr[network] - psnr[BICUBIC])
     assert found.valid.data_range == pytest.approx(float(np.ptp(truth.values)))
     assert found.valid.cells == found.away_from_gaps.cells == truth.size
     assert found.conservation_error <= 1e-6 * float(truth.max())
     assert (found.model, found.units, found.scale) == (default_model(4), "1e15 molec cm-2", 4)
-    assert json.loads(json.dumps(found.to_dict()))["valid"]["scores"][SRCNN]["psnr"] == psnr[SRCNN]
+    assert json.loads(json.dumps(found.to_dict()))["valid"]["scores"][network]["psnr"] == psnr[network]
 
 
 def test_units_do_not_matter():
@@ -71,7 +81,7 @@ def test_units_do_not_matter():
     small = evaluate(raster(values / np.float32(60221.4076), units="mol m-2"), 4)
     large = evaluate(raster(values, units="1e15 molec cm-2"), 4)
     bare = evaluate(raster(values), 4)
-    for name in (BICUBIC, SRCNN):
+    for name in (BICUBIC, *large.networks):
         assert small.valid.scores[name].psnr == pytest.approx(large.valid.scores[name].psnr, abs=1e-3)
         assert bare.valid.scores[name].psnr == pytest.approx(large.valid.scores[name].psnr, abs=1e-3)
 
@@ -84,7 +94,8 @@ def test_gaps_are_not_scored():
     # 2 x 3 coarse cells hold the gap, and 2 more to each side are near it.
     assert found.away_from_gaps.cells == values.size - 16 * (6 * 7)
     assert found.model is None
-    assert SRCNN not in found.valid.scores
+    assert tuple(found.valid.scores) == BASELINES
+    assert found.verdict() == f"best interpolation: {found.judged.best_interpolation}"
     filled = values.copy()
     filled[30:33, 40:50] = 500  # what is in a gap must not matter: here it is no gap, and everything near changes
     assert evaluate(raster(filled), 4, network=False).away_from_gaps.data_range > found.away_from_gaps.data_range
@@ -93,20 +104,22 @@ def test_gaps_are_not_scored():
 def test_refined_fields_have_the_gaps_of_the_coarse():
     coarse = plumes((20, 18))
     coarse[4, 5] = np.nan
-    fields = refined(coarse, np.ones((80, 1)), 4, load_model(default_model(4)))
+    fields = refined(coarse, np.ones((80, 1)), 4, {"network": load_model(default_model(4))})
+    assert list(fields) == [*BASELINES, "network"]
     for field in fields.values():
         np.testing.assert_array_equal(np.isnan(field), conserve.spread(np.isnan(coarse), 4))
 
 
-@pytest.mark.parametrize("method", ["srcnn", "bicubic"])
+@pytest.mark.parametrize("method", ["network", "bicubic"])
 def test_what_is_judged_is_what_downscale_gives(method):
     """The protocol refines whole arrays; downscale goes by tiles. Same numbers, gaps and edges included."""
     coarse = plumes((40, 37))
     coarse[10:13, 20:22] = np.nan
-    found = downscale(raster(coarse, units="1e15 molec cm-2"), 4, method=method, tile=64).values
+    wish = {"method": "bicubic"} if method == "bicubic" else {"model": default_model(4)}
+    found = downscale(raster(coarse, units="1e15 molec cm-2"), 4, tile=64, **wish).values
     areas = grid.cell_areas(grid.refine(grid.geobox_of(raster(coarse)), 4))
-    model = load_model(default_model(4))
-    judged = refined(coarse, areas, 4, model)[SRCNN if method == "srcnn" else CONSERVED]
+    fields = refined(coarse, areas, 4, {"network": load_model(default_model(4))})
+    judged = fields[CONSERVED if method == "bicubic" else method]
     np.testing.assert_allclose(found, judged, atol=2e-6 * np.nanmax(coarse))
 
 
@@ -143,14 +156,242 @@ def test_back_projection_converges_to_the_coarse_field():
 
 
 def test_wrong_questions():
-    with pytest.raises(InputError, match="--time"):
-        evaluate(xr.DataArray(np.zeros((2, 8, 8)), dims=("time", "y", "x")), 4)
     with pytest.raises(InputError, match="no valid"):
         evaluate(raster(np.full((16, 16), np.nan, np.float32)), 4, network=False)
-    with pytest.raises(ModelError, match="--method bicubic"):
+    with pytest.raises(ModelError, match="--no-network"):
         evaluate(raster(plumes((16, 16))), 8)
+    with pytest.raises(UsageError, match="smaller --scale"):
+        evaluate(raster(plumes((3, 16))), 4, network=False)
+    with pytest.raises(UsageError, match="at least one"):
+        evaluate([], 4, network=False)
+    with pytest.raises(UsageError, match="above 0"):
+        evaluate(raster(plumes((16, 16))), 4, network=False, data_range=0)
+    with pytest.raises(UsageError, match="shaving"):
+        evaluate(raster(plumes((16, 16))), 4, network=False, shave=-1)
     with pytest.raises(ModelError, match="for scale 2"):
         evaluate(raster(plumes((16, 16))), 4, default_model(2))
+
+
+# --- networks ---
+
+
+def linear_model(name="fake", family="edsr", sigma=None, gain=1.0, scale=4, hint=None):
+    """What evaluate needs of a network: here ``gain`` times the bicubic of the channel, and perhaps a sigma.
+
+    With a ``hint``, the truth, it wins: half of what bicubic misses is added.
+    """
+
+    def predict(coarse, engine):
+        found = gain * interpolate.bicubic(np.asarray(coarse, np.float32), scale)
+        return found if hint is None else (found + hint / np.float32(2)) / 2  # 2: the scaler's scale
+
+    def band(coarse, engine):
+        inner = coarse[interpolate.RADIUS : -interpolate.RADIUS, interpolate.RADIUS : -interpolate.RADIUS]
+        return np.full((inner.shape[0] * scale, inner.shape[1] * scale), sigma, np.float32)
+
+    card = SimpleNamespace(name=name, architecture=f"{family}-1", scaler=AffineScaler(0.0, 2.0, "1e15 molec cm-2"))
+    return SimpleNamespace(
+        card=card,
+        family=family,
+        scale=scale,
+        halo=interpolate.RADIUS,
+        sha256="0",
+        predict=predict,
+        has_sigma=sigma is not None,
+        sigma=band,
+    )
+
+
+AREAS = np.ones((96, 1))
+
+
+def test_a_network_that_is_bicubic_scores_like_conserved_bicubic():
+    found = evaluate_array(plumes(), AREAS, 4, linear_model(), units="1e15 molec cm-2")
+    assert found.valid.scores["edsr"].psnr == pytest.approx(found.valid.scores[CONSERVED].psnr, abs=1e-3)
+    assert found.networks["edsr"].name == "fake"
+    gain = {g.over: g for g in found.gains}
+    assert set(gain) == {BICUBIC, BACK_PROJECTED}
+    assert gain[BACK_PROJECTED].db < 0 < gain[BICUBIC].db
+    assert gain[BICUBIC].db == pytest.approx(found.judged.gain(BICUBIC), abs=1e-6)
+    assert "does NOT beat the best interpolation here, back-projected bicubic" in found.to_text().splitlines()[-1]
+    assert (found.spectrum, found.panels) == (None, None)  # no grid was given
+    with pytest.raises(UsageError, match="holds no maps"):
+        found.figure("x.png")
+
+
+def test_several_networks_and_who_wins():
+    found = evaluate_array(plumes(), AREAS, 4, {"good": linear_model(hint=plumes()), "poor": linear_model(gain=0.5)})
+    assert found.valid.networks == ("good", "poor")
+    last = found.to_text().splitlines()[-1]
+    assert last.startswith("good (+")
+    assert last.endswith("does NOT beat the best interpolation here, back-projected bicubic")
+    assert set(found.conservation) == {CONSERVED, BACK_PROJECTED, "good", "poor"}
+    assert found.conservation_error == max(found.conservation.values()) < 1e-6 * found.largest
+
+
+def test_labels_of_networks(monkeypatch):
+    monkeypatch.setattr("geosr.cases.resolve_model", lambda model, scale: model)
+    a, b, c = linear_model("a"), linear_model("b", "srcnn"), linear_model("c", "srcnn")
+    assert list(chosen_networks([a, b], 4)) == ["edsr", "srcnn"]
+    assert list(chosen_networks([a, b, c], 4)) == ["edsr", "b", "c"]
+    assert list(chosen_networks([b, b], 4)) == ["b", "b (2)"]
+    assert list(chosen_networks(linear_model("x", "bicubic"), 4)) == ["bicubic (2)"]
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_the_default_is_the_shipped_model_and_the_shipped_srcnn(scale):
+    names = {m.card.name for m in chosen_networks(None, scale).values()}
+    shipped = [c.name for c in available() if c.scale == scale]
+    assert default_model(scale) in names
+    assert names <= set(shipped)
+    assert any("srcnn" in name for name in names) == any("srcnn" in name for name in shipped)
+    assert next(iter(chosen_networks(default_model(scale), scale).values())).card.name == default_model(scale)
+
+
+def test_coverage_of_a_network_with_sigma():
+    """Sigma comes in channel units, here 2e15 molec cm-2; in mol m-2 that is another number, but the same share."""
+    truth = plumes()
+    truth[30:33, 40:50] = np.nan
+    found = evaluate_array(truth, AREAS, 4, linear_model(sigma=0.1), units="1e15 molec cm-2")
+    field = refined(area_mean(truth, AREAS, 4, 0.5), AREAS, 4)[CONSERVED]
+    error = np.abs(field - truth)[~np.isnan(truth) & ~np.isnan(field)]
+    cover = found.valid.sigma["edsr"]
+    assert cover.one_sigma == pytest.approx(np.mean(error <= 0.2), abs=1e-3)
+    assert cover.two_sigma == pytest.approx(np.mean(error <= 0.4), abs=1e-3)
+    assert cover.mean_sigma == pytest.approx(0.2)
+    assert found.away_from_gaps.sigma["edsr"].cells == found.away_from_gaps.cells < cover.cells
+    assert "within 2" in found.to_text()
+    factor = 1e15 * 1e4 / 6.02214076e23
+    other = evaluate_array(truth * factor, AREAS, 4, linear_model(sigma=0.1), units="mol m-2")
+    assert other.valid.sigma["edsr"].mean_sigma == pytest.approx(0.2 * factor)
+    assert other.valid.sigma["edsr"].one_sigma == pytest.approx(cover.one_sigma, abs=1e-3)
+    assert "within 2" not in evaluate_array(truth, AREAS, 4, linear_model()).to_text()
+
+
+# --- options ---
+
+
+def test_data_range_and_shave():
+    truth = plumes()
+    plain = evaluate_array(truth, AREAS, 4, None)
+    given = evaluate_array(truth, AREAS, 4, None, settings=Settings(data_range=100.0))
+    assert given.valid.data_range == 100
+    for name in BASELINES:
+        difference = 20 * np.log10(100 / plain.valid.data_range)
+        assert given.valid.scores[name].psnr == pytest.approx(plain.valid.scores[name].psnr + difference)
+    assert "(given)" in given.to_text()
+    shaved = evaluate_array(truth, AREAS, 4, None, settings=Settings(shave=4))
+    inner = truth[4:-4, 4:-4]
+    assert shaved.valid.cells == inner.size
+    field = refined(area_mean(truth, AREAS, 4), AREAS, 4)[BICUBIC][4:-4, 4:-4]
+    everywhere = np.ones(inner.shape, bool)
+    expected = metrics.score(inner, field, everywhere, value_range(inner, everywhere))
+    assert shaved.valid.scores[BICUBIC].psnr == pytest.approx(expected.psnr)
+    assert "4 cells shaved" in shaved.to_text()
+
+
+@pytest.mark.parametrize("kind", ["area", "psf", "resize"])
+def test_the_degradation_is_what_degrade_makes(kind):
+    truth = raster(plumes())
+    found = evaluate(truth, 4, network=False, kind=kind, noise=0.2, seed=3)
+    coarse = degrade(truth, 4, 0.5, kind=kind, noise=0.2, seed=3).values
+    nearest = conserve.spread(coarse, 4)
+    assert found.valid.scores[NEAREST].rmse == pytest.approx(np.sqrt(np.mean((nearest - truth.values) ** 2)), rel=1e-6)
+    assert found.degradation == Degradation(kind, noise=0.2, seed=3)
+    assert found.to_dict()["degradation"]["noise"] == 0.2
+    assert found.conservation_error < 1e-6 * found.largest  # conserved is what the sensor saw
+
+
+def test_noise_of_a_dataset_s_precision():
+    truth = raster(plumes(), units="1e15 molec cm-2", ancillary_variables="no2_precision").rename("no2")
+    ds = xr.Dataset({"no2": truth, "no2_precision": xr.zeros_like(truth) + 0.3}, attrs={"source": "day.nc"})
+    found = evaluate(ds, 4, network=False, noise="precision", seed=1)
+    same = evaluate(truth, 4, network=False, noise=0.3, seed=1)
+    assert found.valid.scores[NEAREST].rmse == pytest.approx(same.valid.scores[NEAREST].rmse, rel=1e-5)
+    given = evaluate(truth, 4, network=False, noise=xr.zeros_like(truth) + 0.3, seed=1)
+    assert given.valid.scores[NEAREST].rmse == pytest.approx(same.valid.scores[NEAREST].rmse, rel=1e-5)
+    with pytest.raises(UsageError, match="brings none"):
+        evaluate(ds.drop_vars("no2_precision"), 4, network=False, noise="precision")
+    with pytest.raises(UsageError, match="brings no precision"):
+        evaluate(truth, 4, network=False, noise="precision")
+    with pytest.raises(UsageError, match="several truths"):
+        evaluate([truth, truth], 4, network=False, noise=truth)
+
+
+# --- several cases ---
+
+
+def test_each_time_is_a_case_and_noise_is_its_own():
+    stack = xr.concat([raster(plumes(seed=i)) for i in range(3)], "time")
+    stack = stack.assign_coords(time=np.array(["2024-06-12", "2024-06-13", "2024-06-14"], "datetime64[ns]"))
+    found = evaluate(stack, 4)
+    assert isinstance(found, Evaluations)
+    assert [case.label for case in found] == ["2024-06-12", "2024-06-13", "2024-06-14"]
+    alone = evaluate(stack[1], 4)
+    assert isinstance(alone, Evaluation)
+    assert found[1].to_dict()["valid"] == alone.to_dict()["valid"]
+    network = next(iter(found[0].networks))
+    mean = np.mean([case.judged.gain(BICUBIC) for case in found])
+    over = {g.over: g for g in found.gains if g.method == network}
+    assert over[BICUBIC].db == pytest.approx(mean)
+    assert over["best interpolation"].db == pytest.approx(
+        np.mean([case.judged.gain(case.judged.best_interpolation) for case in found])
+    )
+    document = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert len(document["cases"]) == 3
+    assert document["verdict"] in found.to_text()
+    same = evaluate([stack[0], stack[0]], 4, network=False, noise=0.5)
+    assert same[0].valid.scores[NEAREST].rmse != same[1].valid.scores[NEAREST].rmse
+
+
+def test_empty_cases_are_left_out_with_a_warning():
+    good = raster(plumes())
+    empty = good.where(False)
+    with pytest.warns(GeosrWarning, match="left out"):
+        found = evaluate([good, empty], 4, network=False)
+    assert len(found) == 1
+    with pytest.warns(GeosrWarning), pytest.raises(InputError, match="none of the truths"):
+        evaluate([empty, empty], 4, network=False)
+    lone = evaluate([good], 4, network=False)  # a list gives Evaluations, also of one
+    assert isinstance(lone, Evaluations)
+    pair = Evaluations.of([evaluate_array(plumes(seed=i), AREAS, 4, linear_model()) for i in (0, 1)])
+    assert "too few cases for an interval" in pair.to_text()
+
+
+def test_errors_name_the_case():
+    ds = raster(np.full((16, 16), np.nan, np.float32)).rename("no2").to_dataset().assign_attrs(source="day.nc")
+    with pytest.raises(InputError, match="day.nc: the truth has no valid"):
+        evaluate(ds, 4, network=False)
+
+
+def test_a_case_that_loses_is_named_last():
+    cases = []
+    for seed, wins in ((0, True), (1, False), (2, True)):
+        model = linear_model(hint=plumes(seed=seed)) if wins else linear_model()
+        cases.append(evaluate_array(plumes(seed=seed), AREAS, 4, {"net": model}, label=f"day {seed}"))
+    found = Evaluations.of(cases)
+    assert found.gains[1].wins == 2
+    last = found.to_text().splitlines()[-1]
+    assert last.startswith("net (+")
+    assert last.split("; ")[1].startswith("net does NOT in 1 of 3 cases (worst -")
+
+
+def test_texts_fit_110_columns():
+    truth = raster(plumes() * np.float32(-1e17), units="molec cm-2")
+    one = evaluate(truth, 4)
+    long = xr.concat([truth] * 3, "time").to_dataset(name="no2").assign_attrs(source="S5P_" + "x" * 90 + ".nc")
+    for text in (one.to_text(), evaluate(long, 4).to_text()):
+        *table, verdict = text.splitlines()
+        assert max(map(len, table)) <= 110, max(table, key=len)
+        assert verdict
+
+
+def test_all_doorways_lead_to_the_function():
+    truth = raster(plumes(), units="1e15 molec cm-2")
+    expected = geosr.evaluate(truth, 4, network=False, kind="psf", shave=4).to_dict()
+    assert truth.geosr.evaluate(4, network=False, kind="psf", shave=4).to_dict() == expected
+    ds = truth.rename("no2").to_dataset()
+    assert ds.geosr.evaluate(4, network=False, kind="psf", shave=4).to_dict() == expected
 
 
 # --- real data outside the training set ---
@@ -176,4 +417,4 @@ def test_shipped_models_win_on_held_out_data(data_dir, name, scale):
     for table in (found.valid, found.away_from_gaps):
         assert table.gain(CONSERVED) > 0.3
         assert table.gain(BACK_PROJECTED) > 0.15
-        assert table.scores[SRCNN].ssim > table.scores[BACK_PROJECTED].ssim
+        assert table.scores[table.networks[0]].ssim > table.scores[BACK_PROJECTED].ssim

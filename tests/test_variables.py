@@ -7,7 +7,7 @@ import pytest
 import xarray as xr
 
 from geosr.errors import InputError
-from geosr.variables import Candidate, ancillary_of, choose, main_variable
+from geosr.variables import Candidate, ancillary_of, choose, main_variable, precision_of
 
 S5P = "nitrogendioxide_tropospheric_column"
 
@@ -129,3 +129,18 @@ def test_ancillary_in_the_encoding_counts_too():
     ds["column"].encoding["ancillary_variables"] = ds["column"].attrs.pop("ancillary_variables")
     assert main_variable(ds).name == "column"
     assert [a.name for a in ancillary_of(ds, ds["column"])] == ["spread", "n"]
+
+
+def test_the_precision_among_the_companions():
+    def some(*names, dtype=np.float32, **attrs):
+        return [xr.DataArray(np.zeros((2, 2), dtype), dims=("y", "x"), name=n, attrs=attrs) for n in names]
+
+    (main,) = some("no2")
+    marked = some("sigma", standard_name="troposphere_mole_content_of_nitrogen_dioxide standard_error")
+    named = some("no2_count", "other_precision", "no2_precision")
+    assert precision_of(main, marked + named).name == "no2_precision"
+    assert precision_of(main, named + some("no2_uncertainty")).name == "no2_uncertainty"
+    assert precision_of(main, named[:2] + marked).name == "sigma"
+    assert precision_of(main, named[:2]) is None
+    assert precision_of(main, some("no2_precision", dtype=np.int16)) is None
+    assert precision_of(main, []) is None

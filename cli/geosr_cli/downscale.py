@@ -28,18 +28,30 @@ from geosr_cli.common import Reporter, engine_option, output_options, reading_op
 )
 @click.option(
     "--method",
-    type=click.Choice(["srcnn", "bicubic"]),
-    default="srcnn",
+    type=click.Choice(["auto", "edsr", "srcnn", "bicubic"]),
+    default="auto",
     show_default=True,
-    help="How to refine.",
+    help="How to refine: a network of that family (auto: the best there is), or without a network.",
 )
 @click.option("--model", metavar="NAME|PATH", help="Model to use. Default: the shipped one for the scale.")
+@click.option(
+    "--force-model",
+    is_flag=True,
+    help="Run the network on a field far outside what it was trained on; recorded in the output.",
+)
 @click.option(
     "--no-conserve",
     "conserve",
     flag_value=False,
     default=True,
     help="Leave coarse-cell means as the method has them (the promises on geometry are for corrected ones).",
+)
+@click.option(
+    "--no-uncertainty",
+    "uncertainty",
+    flag_value=False,
+    default=None,
+    help="Leave out the one-sigma band that a network which predicts its error adds.",
 )
 @click.option("--tile", type=int, default=512, show_default=True, metavar="N", help="Side of a tile in fine cells.")
 @engine_option

@@ -17,9 +17,18 @@ from geosr_cli.common import Reporter, report_options
 )
 @click.option("--steps", type=click.IntRange(1), metavar="N", help="Train for N steps instead of the recipe's.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing model.")
+@click.option("--resume", is_flag=True, help="Go on with an interrupted run of the same recipe and data.")
 @report_options
 def command(
-    recipe: str, data: str, output: str, steps: int | None, overwrite: bool, as_json: bool, quiet: bool, verbose: int
+    recipe: str,
+    data: str,
+    output: str,
+    steps: int | None,
+    overwrite: bool,
+    resume: bool,
+    as_json: bool,
+    quiet: bool,
+    verbose: int,
 ) -> None:
     """Train a network by RECIPE (a TOML file, or the name of a model that ships with geosr) and bundle it.
 
@@ -27,6 +36,7 @@ def command(
     geosr train my_recipe.toml --data rasters/ -o my_model
     geosr downscale s5p.nc --model my_model
     """
+    from geosr.fitting import Row
     from geosr.models import table
     from geosr.recipe import read_recipe
     from geosr.training import train
@@ -36,12 +46,14 @@ def command(
     if steps is not None:
         plan = plan.with_steps(steps)
     with reporter.listening(), reporter.progress("train", unit="step") as progress:
+        steps_of = {"model": plan.schedule.steps, "sigma": plan.sigma.steps if plan.sigma.architecture else 0}
         done = 0
 
-        def note(step: int, loss: float) -> None:
+        def note(row: Row) -> None:
             nonlocal done
-            progress(step - done, plan.schedule.steps)
-            done = step
+            now = row.step + (steps_of["model"] if row.phase == "sigma" else 0)
+            progress(now - done, sum(steps_of.values()))
+            done = now
 
-        card = train(plan, data, output, note, overwrite)
+        card = train(plan, data, output, note, overwrite, resume)
     reporter.result(table([card]), card.to_dict())

@@ -1,7 +1,7 @@
 """Trained networks: find one, load it, refine a channel with it.
 
 ``load_model("no2-srcnn-9-3-5-x4")`` or a path to a bundle (:mod:`geosr.models.bundle`) gives a :class:`Model`. The
-networks and why they need no statistics of the scene: :mod:`geosr.models.architectures`,
+networks: :mod:`geosr.models.architectures`; why they need no statistics of the scene:
 :mod:`geosr.models.keras_network`. Engines: :mod:`geosr.models.engines`.
 """
 
@@ -16,16 +16,18 @@ import numpy as np
 
 from geosr import interpolate
 from geosr.errors import GeosrError, ModelError, UsageError
-from geosr.models.bundle import CARD, Bundle, Card, load_bundle
+from geosr.models.architectures import FAMILIES
+from geosr.models.bundle import CARD, Arrays, Bundle, Card, load_bundle
+from geosr.models.engines import Engine
 from geosr.models.engines import engine as _engine
 
 __all__ = ["Card", "Model", "available", "default_model", "load_model", "resolve_model"]
 
 _SHIPPED = Path(__file__).parent / "shipped"
 
-#: Side of the squares, in fine cells, that go through the network at once: bounds memory (the widest layer holds 128
-#: numbers a cell) and keeps them near the processor's caches, whatever the size of the tile.
-BLOCK = 192
+#: Side of the squares that go through a network at once, in cells of its own grid: bounds memory and keeps them near
+#: the processor's caches, whatever the size of the tile.
+FINE_BLOCK, COARSE_BLOCK = 192, 128
 
 
 class Model:
@@ -38,7 +40,9 @@ class Model:
     ----------
     card, path, sha256 : as in :class:`~geosr.models.bundle.Bundle`; the hash is that of ``card.json``.
     scale : fine cells along a coarse cell's side.
-    halo : coarse cells to each side that a prediction depends on.
+    family : what to call the method, "edsr" or "srcnn".
+    has_sigma : does it predict its error?
+    halo : coarse cells to each side that a prediction, and that of its error, depends on.
     """
 
     def __init__(self, bundle: Bundle, threads: int = 1) -> None:
@@ -48,7 +52,16 @@ class Model:
         self.path = bundle.path
         self.sha256 = bundle.sha256
         self.scale = bundle.card.scale
-        self.halo = -(-bundle.card.radius // bundle.card.scale) + interpolate.RADIUS
+        self.family = bundle.card.family
+        self.has_sigma = bool(bundle.card.sigma)
+        halos = [self._halo(part) for part in ("model", "sigma") if part == "model" or self.has_sigma]
+        self.halo = max(halos)
+
+    def _halo(self, part: str) -> int:
+        arch = self._bundle.network(part)
+        if arch.coarse:
+            return max(arch.reach, interpolate.RADIUS)
+        return -(-arch.reach // self.scale) + interpolate.RADIUS
 
     def __repr__(self) -> str:
         return f"Model({self.card.name!r}, scale={self.scale}, architecture={self.card.architecture!r})"
@@ -56,47 +69,61 @@ class Model:
     def __reduce__(self) -> tuple[Callable[..., Model], tuple[str, str, int]]:
         return _restore, (self.path, self.sha256, self._threads)
 
-    def residual(self, upsampled: np.ndarray, engine: str = "auto") -> np.ndarray:
-        """What the network adds to the bicubic field.
-
-        Parameters
-        ----------
-        upsampled : (H, W) bicubic channel on the fine grid with ``card.radius`` cells of rim, no NaN.
-        engine : see :func:`geosr.models.engines.engine`.
-
-        Returns
-        -------
-        (H - 2 radius, W - 2 radius) float32.
-        """
-        if self.card.channels != 1:
-            raise UsageError(f"{self.card.name} needs {self.card.channels} channels", "this call gives one")
-        run = _engine(self._bundle, engine, self._threads)
-        r = self.card.radius
-        h, w = upsampled.shape[0] - 2 * r, upsampled.shape[1] - 2 * r
-        field = np.asarray(upsampled, dtype=np.float32)
-        out = np.empty((h, w), dtype=np.float32)
-        for top in range(0, h, BLOCK):
-            for left in range(0, w, BLOCK):
-                part = field[top : top + BLOCK + 2 * r, left : left + BLOCK + 2 * r]
-                out[top : top + BLOCK, left : left + BLOCK] = run(part[None, :, :, None])[0, :, :, 0]
-        return out if self.card.residual else out - field[r : r + h, r : r + w]
-
     def predict(self, coarse: np.ndarray, engine: str = "auto") -> np.ndarray:
         """The fine channel: bicubic field plus residual, before conservation.
 
         Parameters
         ----------
         coarse : (h + 2 halo, w + 2 halo) channel, no NaN (gaps filled, edges continued).
+        engine : see :func:`geosr.models.engines.engine`.
 
         Returns
         -------
         (h * scale, w * scale) float32.
         """
-        fine = interpolate.bicubic(np.asarray(coarse, dtype=np.float32), self.scale)
-        rim = (self.halo - interpolate.RADIUS) * self.scale  # fine cells around the wanted ones
-        cut, r = rim - self.card.radius, self.card.radius
-        upsampled = fine[cut : fine.shape[0] - cut, cut : fine.shape[1] - cut]
-        return upsampled[r : upsampled.shape[0] - r, r : upsampled.shape[1] - r] + self.residual(upsampled, engine)
+        if self.card.channels != 1:
+            raise UsageError(f"{self.card.name} needs {self.card.channels} channels", "this call gives one")
+        field = np.asarray(coarse, dtype=np.float32)
+        out = self._run(field, "model", engine)
+        if not self.card.residual:
+            return out
+        return interpolate.bicubic(_crop(field, self.halo - interpolate.RADIUS), self.scale) + out
+
+    def sigma(self, coarse: np.ndarray, engine: str = "auto") -> np.ndarray:
+        """One standard deviation of the error of the conserved prediction, in units of the channel.
+
+        Parameters, shapes and Raises as in :meth:`predict`; a :class:`ModelError` where the model has none.
+        """
+        return np.abs(self._run(np.asarray(coarse, dtype=np.float32), "sigma", engine))
+
+    def arrays(self, part: str = "model") -> Arrays:
+        """(kernel, bias or None) of each convolution of ``part``, "model" or "sigma"."""
+        return self._bundle.onnx_arrays(part)
+
+    def _run(self, field: np.ndarray, part: str, engine: str) -> np.ndarray:
+        """What a network makes of ``field`` (h + 2 halo, w + 2 halo): (h * scale, w * scale)."""
+        run = _engine(self._bundle, engine, self._threads, part)
+        arch, s = self._bundle.network(part), self.scale
+        if arch.coarse:
+            return _in_blocks(run, _crop(field, self.halo - arch.reach), arch.reach, COARSE_BLOCK, s)
+        rim = (self.halo - interpolate.RADIUS) * s - arch.reach
+        return _in_blocks(run, _crop(interpolate.bicubic(field, s), rim), arch.reach, FINE_BLOCK, 1)
+
+
+def _crop(field: np.ndarray, rim: int) -> np.ndarray:
+    return field[rim : field.shape[0] - rim, rim : field.shape[1] - rim]
+
+
+def _in_blocks(run: Engine, field: np.ndarray, reach: int, block: int, scale: int) -> np.ndarray:
+    """``run`` on ``field`` (h + 2 reach, w + 2 reach), ``block`` cells at a time: (h * scale, w * scale)."""
+    h, w = (n - 2 * reach for n in field.shape)
+    out = np.empty((h * scale, w * scale), dtype=np.float32)
+    for top in range(0, h, block):
+        for left in range(0, w, block):
+            part = field[top : top + block + 2 * reach, left : left + block + 2 * reach]
+            fine = run(part[None, :, :, None])[0, :, :, 0]
+            out[top * scale : (top + block) * scale, left * scale : (left + block) * scale] = fine
+    return out
 
 
 def _restore(path: str, sha256: str, threads: int) -> Model:
@@ -119,15 +146,15 @@ def table(cards: Sequence[Card]) -> str:
         kilobytes = sum(f["bytes"] for f in card.files.values()) / 1000
         lines.append(f"{card.name:24} x{card.scale}  {card.architecture}, {kilobytes:.0f} kB. {card.description}")
         for held in card.skill:
-            best = max(value for name, value in held["psnr"].items() if name != "srcnn")
-            gains = held["psnr"]["srcnn"] - held["psnr"]["bicubic"], held["psnr"]["srcnn"] - best
+            best = max(value for name, value in held["psnr"].items() if name not in FAMILIES)
+            gains = held["psnr"][card.family] - held["psnr"]["bicubic"], held["psnr"][card.family] - best
             text = "{:+.2f} dB over bicubic, {:+.2f} dB over the best interpolation".format(*gains)
             lines.append(f"    {text}: {held['name']}")
     return "\n".join(lines)
 
 
-def default_model(scale: int) -> str:
-    """Name of the shipped model for ``scale``.
+def default_model(scale: int, family: str | None = None) -> str:
+    """Name of the shipped model for ``scale``, of the best ``family`` that there is unless one is named.
 
     Raises
     ------
@@ -135,11 +162,13 @@ def default_model(scale: int) -> str:
         There is none; the message lists those there are.
     """
     cards = available()
-    for card in cards:
-        if card.scale == scale:
-            return card.name
+    for wanted in FAMILIES if family is None else (family,):
+        for card in cards:
+            if card.scale == scale and card.family == wanted:
+                return card.name
     have = ", ".join(f"{card.name} (x{card.scale})" for card in cards) or "none"
-    raise ModelError(f"no model for scale {scale}; there are: {have}", "use --method bicubic, or one of these scales")
+    kind = f"{family} model" if family else "model"
+    raise ModelError(f"no {kind} for scale {scale}; there are: {have}", "use --method bicubic, or one of these scales")
 
 
 def load_model(name: str | os.PathLike[str], scale: int | None = None, threads: int = 1) -> Model:

@@ -3,7 +3,9 @@
 ========================  ==============================================================================================
 ``card.json``             :class:`Card`; names the architecture (by registry name), and every other file with its sha256
 ``model.onnx``            weights and graph for inference; geosr reads the weights and writes its own graph
-``weights.keras``         the same weights as trained, for Keras; geosr reads the arrays inside, never the configuration
+``weights.keras``         optional: the same weights, for Keras; geosr reads the arrays inside, never the configuration
+``sigma.onnx``            optional, like ``model.onnx``: the small network that predicts the error of the first
+``sigma.keras``           the same for Keras
 ========================  ==============================================================================================
 
 Nothing in a bundle is executed: the network is built from geosr's own registry, and the files only fill in numbers
@@ -29,12 +31,17 @@ from geosr.channel import AffineScaler
 from geosr.errors import GeosrError, ModelError
 from geosr.grid import check_scale
 from geosr.models import onnx_network
-from geosr.models.architectures import Architecture, architecture
+from geosr.models.architectures import FAMILIES, Architecture, architecture
 
 FORMAT = "geosr-model/1"
 CARD, ONNX, KERAS = "card.json", "model.onnx", "weights.keras"
+SIGMA_ONNX, SIGMA_KERAS = "sigma.onnx", "sigma.keras"
+#: Networks that a bundle may hold, and their files.
+PARTS = {"model": (ONNX, KERAS), "sigma": (SIGMA_ONNX, SIGMA_KERAS)}
 _MAX_CARD = 1 << 20
 _MAX_CHANNELS = 64
+# What a file may hold besides its weights: names and structure.
+_OVERHEAD = 1 << 18
 _AGAIN = "fetch the model again, or train it anew"
 
 Arrays = onnx_network.Arrays
@@ -47,16 +54,17 @@ class Card:
     Attributes
     ----------
     name, version, description : for people, and for provenance.
-    architecture : key of :data:`geosr.models.architectures.ARCHITECTURES`.
+    architecture : key of :data:`geosr.models.architectures.ARCHITECTURES`, of a family that refines.
     scale : fine cells along a coarse cell's side.
-    channels : input fields on the fine grid; the first is the one to refine.
+    channels : input fields; the first is the one to refine.
     residual : the output is added to the bicubic field (else it is the field).
     equivariant : f(a x + c) = a f(x) for a > 0, by construction (:mod:`geosr.models.keras_network`); no biases.
     scaler : physical units to the channel.
     radius : receptive radius in fine cells; must be the registry's.
     training : data with licences, the whole recipe, software, seconds.
     skill : one entry per held-out set: scores of the model and of each baseline.
-    envelope : what it was trained on: units, quantiles of the values, cell sizes in metres.
+    envelope : what it was trained on, as :class:`geosr.envelope.Envelope` reads it.
+    sigma : of the network that predicts the error: its ``architecture``, and how it was trained; empty without one.
     files : name -> {"sha256": …, "bytes": …}.
     """
 
@@ -73,12 +81,23 @@ class Card:
     training: dict[str, Any] = field(default_factory=dict)
     skill: list[dict[str, Any]] = field(default_factory=list)
     envelope: dict[str, Any] = field(default_factory=dict)
+    sigma: dict[str, Any] = field(default_factory=dict)
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def network(self) -> Architecture:
         """The registry's entry."""
         return architecture(self.architecture)
+
+    @property
+    def sigma_network(self) -> Architecture | None:
+        """The registry's entry of the network that predicts the error, if there is one."""
+        return architecture(str(self.sigma.get("architecture"))) if self.sigma else None
+
+    @property
+    def family(self) -> str:
+        """What to call the method: ``edsr`` or ``srcnn``."""
+        return self.network.family
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for JSON."""
@@ -110,7 +129,11 @@ class Card:
         except (TypeError, GeosrError) as error:
             raise ModelError(f"{CARD} is not usable: {error}", _AGAIN) from error
         _check(1 <= card.channels <= _MAX_CHANNELS, "channels")
-        _check(card.radius == card.network.radius, "radius")
+        _check(card.network.family in FAMILIES, "architecture")
+        _check(card.radius == card.network.radius(card.scale), "radius")
+        _check(isinstance(card.sigma, dict), "sigma")
+        _check(card.sigma_network is None or card.sigma_network.family == "sigma", "sigma")
+        _check(isinstance(card.envelope, dict), "envelope")
         return card
 
 
@@ -141,14 +164,32 @@ class Bundle:
     sha256: str
     path: str
 
-    def onnx_arrays(self) -> Arrays:
-        """Weights from ``model.onnx``, shapes checked, finite."""
-        card = self.card
-        return _finite(onnx_network.read_arrays(self._file(ONNX), card.network, card.channels, not card.equivariant))
+    def network(self, part: str = "model") -> Architecture:
+        """The registry's entry of ``part``, a key of :data:`PARTS`."""
+        found = self.card.network if part == "model" else self.card.sigma_network
+        if found is None:
+            raise ModelError(f"the model has no {part} network", "choose a model that has one", self.path)
+        return found
 
-    def keras_arrays(self) -> Arrays:
-        """Weights from ``weights.keras``, shapes checked, finite. Needs h5py (it comes with Keras)."""
-        return _finite(_read_keras(self._file(KERAS), self.card))
+    def channels(self, part: str = "model") -> int:
+        """Input channels of ``part``."""
+        return self.card.channels if part == "model" else 1
+
+    def bias(self, part: str = "model") -> bool:
+        """Do the convolutions of ``part`` have biases?"""
+        return part == "model" and not self.card.equivariant
+
+    def onnx_arrays(self, part: str = "model") -> Arrays:
+        """Weights from ``model.onnx`` or ``sigma.onnx``, shapes checked, finite."""
+        arch, data = self.network(part), self._file(PARTS[part][0])
+        return _finite(onnx_network.read_arrays(data, arch, self.channels(part), self.card.scale, self.bias(part)))
+
+    def keras_arrays(self, part: str = "model") -> Arrays:
+        """Weights from ``weights.keras`` or ``sigma.keras``, shapes checked, finite. Needs h5py (Keras brings it)."""
+        if self.network(part) and PARTS[part][1] not in self.files:
+            return self.onnx_arrays(part)  # the same numbers
+        shapes = self.network(part).kernel_shapes(self.channels(part), self.card.scale)
+        return _finite(_read_keras(self._file(PARTS[part][1]), shapes, self.bias(part)))
 
     def _file(self, name: str) -> bytes:
         if name not in self.files:
@@ -229,19 +270,23 @@ def _read_bundle(read: Callable[[str, int], bytes | None], place: Path) -> Bundl
     if text is None:
         raise ModelError(f"{CARD} is larger than {_MAX_CARD} bytes", _AGAIN)
     card = Card.from_json(text)
-    most = 8 * card.network.weight_count(card.channels, bias=True) + (1 << 18)
     files = {}
     for name, claim in card.files.items():
-        if name not in (ONNX, KERAS) or not isinstance(claim, dict):
-            raise ModelError(f"{CARD} names {name!r}, which no geosr model has", _AGAIN)
+        part = next((p for p, names in PARTS.items() if name in names), None)
+        arch = {"model": card.network, "sigma": card.sigma_network}.get(str(part))
+        if arch is None or not isinstance(claim, dict):
+            raise ModelError(f"{CARD} names {name!r}, which no such model has", _AGAIN)
+        most = 4 * arch.weight_count(card.channels, card.scale, bias=True) + _OVERHEAD
         data = read(name, most)
         if data is None:
-            raise ModelError(f"{name} is larger than {card.architecture} can be ({most} bytes)", _AGAIN)
+            raise ModelError(f"{name} is larger than {arch.name} can be ({most} bytes)", _AGAIN)
         if hashlib.sha256(data).hexdigest() != claim.get("sha256"):
             raise ModelError(f"{name} is not the file that the card describes (sha256)", _AGAIN)
         files[name] = data
     bundle = Bundle(card, files, hashlib.sha256(text).hexdigest(), str(place))
     bundle.onnx_arrays()  # every model has one; wrong shapes must not wait for the first tile
+    if card.sigma:
+        bundle.onnx_arrays("sigma")
     return bundle
 
 
@@ -252,28 +297,27 @@ def _finite(arrays: Arrays) -> Arrays:
     return arrays
 
 
-def _read_keras(data: bytes, card: Card) -> Arrays:
+def _read_keras(data: bytes, shapes: list[tuple[int, int, int, int]], bias: bool) -> Arrays:
     """Arrays out of ``model.weights.h5`` inside a ``.keras`` zip; its ``config.json`` is never looked at."""
     import h5py
 
-    shapes = card.network.kernel_shapes(card.channels)
-    most = 8 * card.network.weight_count(card.channels, bias=True) + (1 << 18)
+    most = 4 * sum(a * b * c * d + d for a, b, c, d in shapes) + _OVERHEAD
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive, archive.open("model.weights.h5") as stream:
             inner = stream.read(most + 1)
         if len(inner) > most:
-            raise ModelError(f"{KERAS} unpacks to more than {card.architecture} can be", _AGAIN)
+            raise ModelError(f"the weights unpack to more than the architecture can be ({most} bytes)", _AGAIN)
         arrays: Arrays = []
         with h5py.File(io.BytesIO(inner), "r") as file:
             for i, shape in enumerate(shapes):
                 group = "layers/conv2d" + (f"_{i}" if i else "") + "/vars"
                 kernel = _dataset(file, f"{group}/0", shape)
-                arrays.append((kernel, None if card.equivariant else _dataset(file, f"{group}/1", shape[-1:])))
+                arrays.append((kernel, _dataset(file, f"{group}/1", shape[-1:]) if bias else None))
         return arrays
     except (OSError, KeyError, zipfile.BadZipFile, RuntimeError, ValueError) as error:
         if isinstance(error, ModelError):
             raise
-        raise ModelError(f"{KERAS} is damaged ({error})", _AGAIN) from error
+        raise ModelError(f"the Keras file is damaged ({error})", _AGAIN) from error
 
 
 def _dataset(file: Any, name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -293,17 +337,18 @@ def _dataset(file: Any, name: str, shape: tuple[int, ...]) -> np.ndarray:
         and not item.is_virtual
     )
     if not plain:
-        raise ModelError(f"{KERAS}: {name} is not a plain float32 array of shape {shape}", _AGAIN)
+        raise ModelError(f"the Keras file: {name} is not a plain float32 array of shape {shape}", _AGAIN)
     return np.asarray(item)
 
 
-def save_bundle(folder: str | os.PathLike[str], card: Card, arrays: Arrays) -> Card:
+def save_bundle(folder: str | os.PathLike[str], card: Card, arrays: Arrays, sigma_arrays: Arrays | None = None) -> Card:
     """Write a bundle: ``model.onnx``, ``weights.keras`` (needs Keras) and, last, ``card.json``.
 
     Parameters
     ----------
     folder : created; files of an older bundle in it are replaced.
     card : ``files`` is filled in here.
+    sigma_arrays : weights of ``card.sigma_network``, where there is one.
 
     Returns
     -------
@@ -314,13 +359,20 @@ def save_bundle(folder: str | os.PathLike[str], card: Card, arrays: Arrays) -> C
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)
     (place / CARD).unlink(missing_ok=True)  # a bundle without a card is no bundle: never a card for other files
-    (place / ONNX).write_bytes(onnx_network.write(card.network, arrays))
-    model = keras_network.build(card.network, card.channels, equivariant=card.equivariant, training=False)
-    keras_network.with_arrays(model, arrays).save(place / KERAS)
+    card = replace(card, files={})
     files = {}
-    for name in (ONNX, KERAS):
-        data = (place / name).read_bytes()
-        files[name] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+    for part, weights in (("model", arrays), ("sigma", sigma_arrays)):
+        if weights is None:
+            continue
+        bundle = Bundle(card, {}, "", str(place))
+        arch, channels, bias = bundle.network(part), bundle.channels(part), bundle.bias(part)
+        onnx, keras = (place / name for name in PARTS[part])
+        onnx.write_bytes(onnx_network.write(arch, weights, card.scale))
+        model = keras_network.build(arch, channels, scale=card.scale, equivariant=not bias, training=False)
+        keras_network.with_arrays(model, weights).save(keras)
+        for file in (onnx, keras):
+            data = file.read_bytes()
+            files[file.name] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
     return rewrite_card(place, replace(card, files=files))
 
 

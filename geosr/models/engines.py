@@ -17,7 +17,8 @@ from geosr.errors import ModelError, UsageError
 from geosr.models import onnx_network
 from geosr.models.bundle import Bundle
 
-#: (n, H, W, channels) float32 -> (n, H - 2 radius, W - 2 radius, 1) float32; safe to call from several threads.
+#: (n, H, W, channels) float32 on the network's grid -> (n, h, w, 1) float32 on the fine grid, less the network's reach;
+#: safe to call from several threads.
 Engine = Callable[[np.ndarray], np.ndarray]
 
 NAMES = ("auto", "onnx", "tensorflow")
@@ -25,7 +26,7 @@ _INSTALL = "pip install 'geosr[tensorflow]'"
 _PACKAGES = {"onnx": "onnxruntime", "tensorflow": "tensorflow"}
 
 # One session per process, model, engine and thread count, however many dask tasks ask for it.
-_cache: dict[tuple[str, str, int], Engine] = {}
+_cache: dict[tuple[str, str, str, int], Engine] = {}
 _lock = threading.Lock()
 
 
@@ -50,31 +51,32 @@ def choose(name: str = "auto") -> str:
     raise UsageError("engine 'tensorflow' needs TensorFlow, which is not installed", _INSTALL)
 
 
-def engine(bundle: Bundle, name: str = "auto", threads: int = 1) -> Engine:
-    """A function that runs the bundle's network.
+def engine(bundle: Bundle, name: str = "auto", threads: int = 1, part: str = "model") -> Engine:
+    """A function that runs a network of the bundle.
 
     Parameters
     ----------
     name : "auto", "onnx" or "tensorflow".
     threads : of one call, for ONNX Runtime. 1 by default, because dask runs one call per core already. TensorFlow's
         threads belong to the process and are left as they are.
+    part : "model" or "sigma".
     """
     name = choose(name)
-    key = (bundle.sha256, name, threads)
+    key = (bundle.sha256, part, name, threads)
     with _lock:
         if key not in _cache:
-            _cache[key] = _onnx(bundle, threads) if name == "onnx" else _tensorflow(bundle)
+            _cache[key] = _onnx(bundle, threads, part) if name == "onnx" else _tensorflow(bundle, part)
         return _cache[key]
 
 
-def _onnx(bundle: Bundle, threads: int) -> Engine:
+def _onnx(bundle: Bundle, threads: int, part: str) -> Engine:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    graph = onnx_network.write(bundle.card.network, bundle.onnx_arrays())
+    graph = onnx_network.write(bundle.network(part), bundle.onnx_arrays(part), bundle.card.scale)
     try:
         session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors have no common base
@@ -88,20 +90,21 @@ def _onnx(bundle: Bundle, threads: int) -> Engine:
     return run
 
 
-def _tensorflow(bundle: Bundle) -> Engine:
+def _tensorflow(bundle: Bundle, part: str) -> Engine:
     import tensorflow as tf
 
     from geosr.models import keras_network
 
-    card = bundle.card
-    model = keras_network.build(card.network, card.channels, equivariant=card.equivariant, training=False)
-    keras_network.with_arrays(model, bundle.keras_arrays())
+    arch, channels, scale = bundle.network(part), bundle.channels(part), bundle.card.scale
+    model = keras_network.build(arch, channels, scale=scale, equivariant=not bundle.bias(part), training=False)
+    keras_network.with_arrays(model, bundle.keras_arrays(part))
 
     def forward(x: Any) -> Any:
-        return model(x, training=False)
+        out = model(x, training=False)
+        return keras_network.shuffle(out, scale) if arch.coarse else out
 
     # One trace for all shapes: a tile at the edge has its own.
-    spec = tf.TensorSpec((None, None, None, card.channels), tf.float32)
+    spec = tf.TensorSpec((None, None, None, channels), tf.float32)
     call = tf.function(forward, input_signature=[spec], autograph=False)
 
     def run(x: np.ndarray) -> np.ndarray:

@@ -1,6 +1,6 @@
 """The registry's networks in Keras: for training, and as the reference engine.
 
-Shipped networks are **affine-equivariant** and predict the **residual** to the bicubic upsampling:
+Shipped networks are **affine-equivariant** and predict the **residual** to the bicubic refinement:
 
 * no layer has a bias, so f(a x) = a f(x) for every a > 0 (a composition of linear maps and ReLU is positively
   homogeneous: Mohan, S., Kadkhodaie, Z., Simoncelli, E. P. & Fernandez-Granda, C. (2020), Robust and interpretable
@@ -24,23 +24,32 @@ from geosr.models.architectures import Architecture
 
 
 def build(
-    arch: Architecture, channels: int = 1, *, equivariant: bool = True, seed: int = 0, training: bool = True
+    arch: Architecture,
+    channels: int = 1,
+    *,
+    scale: int = 1,
+    equivariant: bool = True,
+    seed: int = 0,
+    training: bool = True,
 ) -> Any:
-    """A Keras model (n, H, W, channels) -> (n, H - 2 radius, W - 2 radius, 1), freshly initialised.
+    """A Keras model, freshly initialised.
 
     Parameters
     ----------
     arch : from the registry.
-    channels : input channels, all on the fine grid.
-    equivariant : no biases and zero-sum first kernels; False builds the plain SRCNN of the papers.
+    channels : input channels, all on the network's grid.
+    scale : fine cells along a coarse cell's side; decides the last layer of networks on the coarse grid.
+    equivariant : no biases and zero-sum first kernels; False builds the network as in the papers.
     seed : of the initial weights.
     training : keep the zero sum after every step; False leaves the constraint out, so that Keras alone can load what
         is saved.
 
     Returns
     -------
-    ``keras.Model``. Kernels are drawn from He's normal distribution, except the last layer's, which is small, so
-    that training starts near "no residual".
+    ``keras.Model`` (n, H, W, channels) -> (n, H - 2 reach, W - 2 reach, outputs), with one output on the fine grid, and
+    ``scale ** 2`` on the coarse one (before the pixel shuffle, :func:`shuffle`). Kernels are drawn from He's normal
+    distribution, except the last of each residual block and of the network, which are small, so that training starts
+    near "no residual".
     """
     import keras
 
@@ -50,18 +59,18 @@ def build(
         def __call__(self, w: Any) -> Any:
             return w - keras.ops.mean(w, axis=(0, 1), keepdims=True)
 
-    inputs = keras.Input((None, None, channels), name="upsampled")
-    x = inputs
+    x = keras.Input((None, None, channels), name="coarse" if arch.coarse else "upsampled")
+    values = [x]  # the input of each layer, then the output
     last = len(arch.layers) - 1
-    for i, layer in enumerate(arch.layers):
-        start = (
-            keras.initializers.RandomNormal(stddev=1e-3, seed=seed + i)
-            if i == last
-            else keras.initializers.HeNormal(seed=seed + i)
-        )
+    shapes = arch.kernel_shapes(channels, scale)
+    for i, (layer, (side, _, inputs, filters)) in enumerate(zip(arch.layers, shapes, strict=True)):
+        start: Any = keras.initializers.HeNormal(seed=seed + i)
+        if layer.skip or i == last:
+            deviation = 1e-3 if i == last else 0.1 * (2 / (side * side * inputs)) ** 0.5
+            start = keras.initializers.RandomNormal(stddev=deviation, seed=seed + i)
         x = keras.layers.Conv2D(
-            layer.filters,
-            layer.kernel,
+            filters,
+            side,
             padding="valid",
             activation=layer.activation,
             use_bias=not equivariant,
@@ -69,11 +78,21 @@ def build(
             kernel_constraint=ZeroSum() if training and equivariant and i == 0 else None,
             name=f"conv{i + 1}",
         )(x)
-    model = keras.Model(inputs, x, name=arch.name)
+        if layer.skip:
+            x = keras.layers.Add()([keras.layers.Cropping2D(arch.skipped_rim(i))(values[i - 1]), x])
+        values.append(x)
+    model = keras.Model(values[0], x, name=arch.name)
     if training and equivariant:  # the initial kernels obey as well; Keras applies constraints only after a step
         first = model.layers[1].kernel
         first.assign(ZeroSum()(first))
     return model
+
+
+def shuffle(blocks: Any, scale: int) -> Any:
+    """Tensor (n, h, w, scale ** 2) to (n, h * scale, w * scale, 1): the channels are a coarse cell's fine cells."""
+    import tensorflow as tf
+
+    return tf.nn.depth_to_space(blocks, scale)
 
 
 def arrays_of(model: Any) -> list[tuple[np.ndarray, np.ndarray | None]]:

@@ -1,12 +1,15 @@
-"""The registry's networks as ONNX: a chain of Conv and Relu.
+"""The registry's networks as ONNX: a chain of Conv and Relu, with the sums of residual blocks and the pixel shuffle.
 
 A model file is never run as it came: :func:`read_arrays` takes the weights out of it, after checking every name, shape
 and type against the registry, and the graph that runs is written afresh by :func:`write`.
 
-Inside, tensors are channels-first: (n, channels, H, W) -> (n, 1, H - 2 radius, W - 2 radius).
+Inside, tensors are channels-first: on the fine grid (n, channels, H, W) -> (n, 1, H - 2 reach, W - 2 reach), on the
+coarse one (n, channels, h, w) -> (n, 1, scale (h - 2 reach), scale (w - 2 reach)).
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 
@@ -16,26 +19,23 @@ from geosr.models.architectures import Architecture
 #: (kernel (rows, columns, inputs, filters), bias (filters,) or None) of each convolution.
 Arrays = list[tuple[np.ndarray, np.ndarray | None]]
 
-INPUT, OUTPUT = "upsampled", "residual"
+INPUT, OUTPUT = "field", "residual"
 _OPSET, _IR_VERSION = 13, 8  # old enough for every ONNX Runtime that geosr supports
 
 
-def write(arch: Architecture, arrays: Arrays) -> bytes:
+def write(arch: Architecture, arrays: Arrays, scale: int) -> bytes:
     """A complete ``.onnx`` file of ``arch`` with these weights."""
-    from onnx import TensorProto, helper, numpy_helper
+    from onnx import TensorProto, helper
 
-    nodes, tensors, value = [], [], INPUT
-    for i, (layer, (kernel, bias)) in enumerate(zip(arch.layers, arrays, strict=True), start=1):
-        weights = {f"conv{i}.kernel": np.transpose(kernel, (3, 2, 0, 1))}
-        if bias is not None:
-            weights[f"conv{i}.bias"] = bias
-        tensors += [numpy_helper.from_array(np.ascontiguousarray(a, np.float32), k) for k, a in weights.items()]
-        result = OUTPUT if i == len(arch.layers) else f"conv{i}"
-        nodes.append(helper.make_node("Conv", [value, *weights], [result], kernel_shape=[layer.kernel] * 2))
-        value = result
-        if layer.activation == "relu":
-            value = f"relu{i}"
-            nodes.append(helper.make_node("Relu", [result], [value]))
+    nodes: list[Any] = []
+    tensors: list[Any] = []
+    values = [INPUT]  # the input of each layer, then the output
+    for i, (kernel, bias) in enumerate(arrays):
+        values.append(_layer(arch, i, values, kernel, bias, nodes, tensors))
+    if arch.coarse:
+        nodes.append(helper.make_node("DepthToSpace", [values[-1]], [OUTPUT], blocksize=scale, mode="DCR"))
+    else:
+        nodes.append(helper.make_node("Identity", [values[-1]], [OUTPUT]))
     field = helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["n", arrays[0][0].shape[2], "H", "W"])
     output = helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["n", 1, "h", "w"])
     graph = helper.make_graph(nodes, arch.name, [field], [output], tensors)
@@ -45,7 +45,40 @@ def write(arch: Architecture, arrays: Arrays) -> bytes:
     return data
 
 
-def read_arrays(data: bytes, arch: Architecture, channels: int, bias: bool) -> Arrays:
+def _layer(
+    arch: Architecture,
+    i: int,
+    values: list[str],
+    kernel: np.ndarray,
+    bias: np.ndarray | None,
+    nodes: list[Any],
+    tensors: list[Any],
+) -> str:
+    """Append the nodes and weights of layer ``i``; the name of its output."""
+    from onnx import helper, numpy_helper
+
+    layer, value = arch.layers[i], f"conv{i + 1}"
+    weights = {f"{value}.kernel": np.transpose(kernel, (3, 2, 0, 1))}
+    if bias is not None:
+        weights[f"{value}.bias"] = bias
+    tensors += [numpy_helper.from_array(np.ascontiguousarray(a, np.float32), k) for k, a in weights.items()]
+    nodes.append(helper.make_node("Conv", [values[i], *weights], [value], kernel_shape=[layer.kernel] * 2))
+    if layer.activation == "relu":
+        nodes.append(helper.make_node("Relu", [value], [f"relu{i + 1}"]))
+        value = f"relu{i + 1}"
+    if layer.skip:
+        rim = arch.skipped_rim(i)
+        ends = {"start": [rim, rim], "end": [-rim, -rim], "axes": [2, 3]}
+        for name, numbers in ends.items():
+            constant = numpy_helper.from_array(np.array(numbers, np.int64), f"crop{i + 1}.{name}")
+            nodes.append(helper.make_node("Constant", [], [constant.name], value=constant))
+        nodes.append(helper.make_node("Slice", [values[i - 1], *(f"crop{i + 1}.{n}" for n in ends)], [f"crop{i + 1}"]))
+        nodes.append(helper.make_node("Add", [f"crop{i + 1}", value], [f"add{i + 1}"]))
+        value = f"add{i + 1}"
+    return value
+
+
+def read_arrays(data: bytes, arch: Architecture, channels: int, scale: int, bias: bool) -> Arrays:
     """The weights in an ``.onnx`` file that :func:`write` made.
 
     Raises
@@ -55,7 +88,7 @@ def read_arrays(data: bytes, arch: Architecture, channels: int, bias: bool) -> A
     """
     found = _tensors(data)
     arrays: Arrays = []
-    for i, (rows, columns, inputs, filters) in enumerate(arch.kernel_shapes(channels), start=1):
+    for i, (rows, columns, inputs, filters) in enumerate(arch.kernel_shapes(channels, scale), start=1):
         kernel = _take(found, f"conv{i}.kernel", (filters, inputs, rows, columns), arch)
         offset = _take(found, f"conv{i}.bias", (filters,), arch) if bias else None
         arrays.append((np.ascontiguousarray(np.transpose(kernel, (2, 3, 1, 0))), offset))

@@ -68,6 +68,9 @@ _COLUMN_UNITS = (
     "DU",
 )
 
+#: A comment is no place for more characters than this.
+COMMENT = 500
+
 _TIME_UNITS = "seconds since 1970-01-01 00:00:00"
 # Inputs are in UTC, but nothing between them and here says whether leap seconds were counted.
 _TIME_ATTRS = {"standard_name": "time", "units_metadata": "leap_seconds: unknown"}
@@ -208,6 +211,8 @@ def _variable_attrs(job: Plan, number: int, scalars: list[str]) -> dict[str, Any
     if is_standard_name(name):
         attrs["standard_name"] = name
     attrs |= _units(data.attrs.get("units"))
+    if remark := str(data.attrs.get("comment", ""))[:COMMENT]:
+        attrs["comment"] = f"{remark}; {attrs['comment']}" if "comment" in attrs else remark
     if methods := cell_methods(str(data.attrs.get("cell_methods", "")), main=number == 0):
         attrs["cell_methods"] = methods
     if number == 0 and len(job.fields) > 1:

@@ -25,13 +25,15 @@ import xarray as xr
 from geosr.errors import OutputError, UsageError
 from geosr.provenance import Provenance
 from geosr.writing.atomic import Staging, closing, disk_full, is_full
-from geosr.writing.cf import parse_time
+from geosr.writing.cf import COMMENT, parse_time
 from geosr.writing.stream import Ledger, Plan, Statistics, stream
 
 BLOCK = 512
 
 # GDAL caches blocks up to 5 % of the machine's memory by default; that is not "bounded by tiles".
 _CACHE_BYTES = 128 << 20
+
+_BAND_ATTRS = ("long_name", "standard_name", "cell_methods", "comment")
 
 # A block with all its bands, at most, where the number of bands allows.
 _BLOCK_BYTES = 16 << 20
@@ -220,7 +222,7 @@ def _describe(target: Any, job: Plan, bands: Mapping[tuple[int, int], int], ledg
         data = job.fields[number]
         units.append(str(data.attrs.get("units", "")))
         target.set_band_description(band, _band_name(data, lead))
-        named = {k: str(data.attrs[k]) for k in ("long_name", "standard_name", "cell_methods") if k in data.attrs}
+        named = {k: str(data.attrs[k])[:COMMENT] for k in _BAND_ATTRS if k in data.attrs}
         target.update_tags(band, **named, **statistics_tags(ledger.statistics(number, lead)))
     target.units = units
 

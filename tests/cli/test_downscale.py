@@ -8,11 +8,12 @@ import rasterio
 from odc.geo.geobox import GeoBox
 from rio_cogeo.cogeo import cog_validate
 
+from bundles import NO2_ENVELOPE, bundle_with, random_bundle
 from geosr.conserve import conservation_error, spread
 from geosr.grid import cell_areas
 from strategies import smooth_field, write_tif
 
-METHODS = ["bicubic", "srcnn"]
+METHODS = ["bicubic", "srcnn", "auto"]
 
 
 def read(path):
@@ -188,10 +189,101 @@ def test_units_are_converted_and_kept(run, tif, tmp_path):
     assert run("downscale", tif, "--input-units", "mol m-2", "--units", "umol m-2", "-o", tmp_path / "u.tif").code == 0
     assert run("downscale", tif, "-o", tmp_path / "m.tif").code == 0
     with rasterio.open(tmp_path / "u.tif") as u, rasterio.open(tmp_path / "m.tif") as m:
-        assert u.units == ("umol m-2",)
+        assert set(u.units) == {"umol m-2"}
         np.testing.assert_allclose(u.read(1), m.read(1) * 1e6, rtol=1e-5, atol=1e-4)
 
 
 def test_quiet_and_verbose(run, tif):
     got = run("downscale", tif, "-q", "--method", "bicubic")
     assert (got.code, got.out, got.err) == (0, "", "")
+
+
+# --- what a network was trained on ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return bundle_with(tmp_path_factory.mktemp("model"), envelope=NO2_ENVELOPE)
+
+
+@pytest.fixture
+def noise(tmp_path):
+    return write_tif(tmp_path / "noise.tif", np.random.default_rng(0).normal(size=(50, 50)).astype(np.float32))
+
+
+def test_the_report_names_the_family_that_ran_and_the_envelope(run, tif, model):
+    report = json.loads(run("downscale", tif, "--model", model, "--json").out)
+    assert (report["method"], report["envelope"]) == ("srcnn", "inside")
+    report = json.loads(run("downscale", tif, "--method", "bicubic", "--json", "--overwrite").out)
+    assert (report["method"], report["envelope"], report["model"]) == ("bicubic", None, None)
+
+
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+def test_far_outside_the_envelope_is_exit_4(run, noise, model, dry):
+    before = sorted(noise.parent.iterdir())
+    got = run("downscale", noise, "--model", model, *dry)
+    assert got.code == 4
+    (line,) = got.errors
+    for words in (str(noise), "far outside", "noise level", "trained on", "--method bicubic", "--force-model"):
+        assert words in line
+    assert sorted(noise.parent.iterdir()) == before
+    assert run("downscale", noise, "--method", "bicubic", *dry).code == 0
+
+
+def test_the_override_is_recorded_everywhere(run, noise, model, tmp_path):
+    import xarray as xr
+
+    for name in ("o.tif", "o.nc"):
+        got = run("downscale", noise, "--model", model, "--force-model", "--json", "-o", tmp_path / name)
+        assert got.code == 0
+        assert "warning: the field is far outside" in got.err
+        report = json.loads(got.out)
+        assert report["envelope"].startswith("overridden: noise level")
+        assert any("far outside" in text for text in report["warnings"])
+    with rasterio.open(tmp_path / "o.tif") as done, xr.open_dataset(tmp_path / "o.nc") as ds:
+        tags = done.tags()
+        assert tags["GEOSR_ENVELOPE"] == ds.attrs["geosr_envelope"] == report["envelope"]
+        assert json.loads(tags["GEOSR_OPTIONS"])["force_model"] is True
+
+
+def test_outside_the_envelope_is_a_warning(run, tmp_path, model):
+    from affine import Affine
+
+    wide = Affine(3e5, 0, 0, 0, -3e5, 6e6)
+    path = write_tif(tmp_path / "wide.tif", smooth_field((41, 53), 2), crs="EPSG:6933", transform=wide)
+    got = run("downscale", path, "--model", model, "--json")
+    assert got.code == 0
+    assert json.loads(got.out)["envelope"].startswith("outside: cells of 300 km")
+    assert "geosr: warning: the field is outside" in got.err
+
+
+def test_a_model_of_another_family_is_a_wrong_option(run, tif, model):
+    got = run("downscale", tif, "--model", model, "--method", "edsr")
+    assert got.code == 2
+    assert "--method srcnn" in got.errors[0]
+
+
+# --- uncertainty ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def unsure(tmp_path_factory):
+    return random_bundle(tmp_path_factory.mktemp("unsure") / "m", "edsr-16x4", sigma="sigma-24x4")
+
+
+def test_a_network_that_predicts_its_error_adds_a_band(run, tif, unsure, tmp_path):
+    got = run("downscale", tif, "--model", unsure, "--json", "-o", tmp_path / "with.tif")
+    assert got.code == 0
+    report = json.loads(got.out)
+    assert (report["method"], report["uncertainty"]) == ("edsr", f"{report['variable']}_uncertainty")
+    got = run("downscale", tif, "--model", unsure, "--json", "-o", tmp_path / "without.tif", "--no-uncertainty")
+    assert json.loads(got.out)["uncertainty"] is None
+    with rasterio.open(tmp_path / "with.tif") as both, rasterio.open(tmp_path / "without.tif") as one:
+        assert both.descriptions == (report["variable"], report["uncertainty"])
+        assert one.descriptions == both.descriptions[:1]
+        assert np.array_equal(one.read(1), both.read(1), equal_nan=True)
+        assert np.array_equal(np.isnan(both.read(2)), np.isnan(both.read(1)))
+        assert json.loads(one.tags()["GEOSR_OPTIONS"])["uncertainty"] is False
+        assert "uncertainty" not in json.loads(both.tags()["GEOSR_OPTIONS"])
+    valid, problems, _ = cog_validate(tmp_path / "with.tif", strict=True)
+    assert valid, problems

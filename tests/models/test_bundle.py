@@ -13,7 +13,7 @@ import pytest
 
 from geosr.errors import ModelError
 from geosr.models import load_model, onnx_network
-from geosr.models.bundle import CARD, KERAS, ONNX, Card, load_bundle
+from geosr.models.bundle import CARD, KERAS, ONNX, SIGMA_KERAS, SIGMA_ONNX, Card, load_bundle
 
 
 def same(a, b):
@@ -24,7 +24,8 @@ def same(a, b):
 
 
 @pytest.mark.parametrize(
-    ("name", "channels", "equivariant"), [("srcnn-9-1-5", 1, True), ("srcnn-9-3-5", 3, False), ("srcnn-9-5-5", 2, True)]
+    ("name", "channels", "equivariant"),
+    [("srcnn-9-1-5", 1, True), ("srcnn-9-3-5", 3, False), ("srcnn-9-5-5", 2, True), ("edsr-16x4", 2, False)],
 )
 def test_round_trip(make_bundle, name, channels, equivariant):
     folder, card, arrays = make_bundle(name, channels, equivariant)
@@ -52,7 +53,7 @@ def test_onnx_file_by_the_onnx_package(make_bundle):
     folder, _, arrays = make_bundle("srcnn-9-5-5", 2, False)
     model = onnx.load(folder / ONNX)
     onnx.checker.check_model(model, full_check=True)
-    assert [n.op_type for n in model.graph.node] == ["Conv", "Relu", "Conv", "Relu", "Conv"]
+    assert [n.op_type for n in model.graph.node] == ["Conv", "Relu", "Conv", "Relu", "Conv", "Identity"]
     weights = {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
     for i, (kernel, bias) in enumerate(arrays, start=1):
         assert np.array_equal(weights[f"conv{i}.kernel"], kernel.transpose(3, 2, 0, 1))
@@ -68,6 +69,36 @@ def test_keras_alone_opens_the_weights(random_bundle):
 
 
 # --- what is refused ---
+
+
+@pytest.mark.parametrize("scale", [2, 3])
+def test_residual_blocks_by_the_onnx_package(make_bundle, scale):
+    onnx = pytest.importorskip("onnx")
+    folder, _, _ = make_bundle("edsr-16x4", 1, True, scale, sigma="sigma-24x4")
+    for name in (ONNX, SIGMA_ONNX):
+        model = onnx.load(folder / name)
+        onnx.checker.check_model(model, full_check=True)
+        assert model.graph.node[-1].op_type == "DepthToSpace"
+
+
+def test_sigma_network_travels_with_the_model(make_bundle):
+    keras = pytest.importorskip("keras")
+    folder, card, _ = make_bundle("edsr-16x4", sigma="sigma-24x4")
+    assert set(card.files) == {ONNX, KERAS, SIGMA_ONNX, SIGMA_KERAS}
+    bundle = load_bundle(folder)
+    assert bundle.network("sigma").name == "sigma-24x4"
+    assert same(bundle.onnx_arrays("sigma"), bundle.keras_arrays("sigma"))
+    alone = keras.saving.load_model(folder / SIGMA_KERAS, safe_mode=True, compile=False)
+    assert np.array_equal(alone.get_weights()[2], bundle.keras_arrays("sigma")[2][0])
+
+
+def test_no_sigma_network(random_bundle):
+    with pytest.raises(ModelError, match="no sigma network"):
+        load_bundle(random_bundle[0]).onnx_arrays("sigma")
+    model = load_model(random_bundle[0])
+    assert not model.has_sigma
+    with pytest.raises(ModelError, match="no sigma network"):
+        model.sigma(np.zeros((20, 20), np.float32))
 
 
 @pytest.fixture
@@ -102,6 +133,14 @@ def test_one_flipped_bit(copy, name):
     data[len(data) // 2] ^= 1
     (copy / name).write_bytes(data)
     refused(copy, f"{name} is not the file that the card describes")
+
+
+def test_keras_weights_are_optional(copy, random_bundle):
+    """A bundle that does not name them is whole; the numbers are those of the other file."""
+    files = json.loads((copy / CARD).read_text())["files"]
+    (copy / KERAS).unlink()
+    edit_card(copy, files={ONNX: files[ONNX]})
+    assert same(load_bundle(copy).keras_arrays(), random_bundle[2])
 
 
 @pytest.mark.parametrize("name", [CARD, ONNX, KERAS])
@@ -139,7 +178,13 @@ def test_whole_keras_models(tmp_path, name):
         ({"scaler": {"offset": "a", "scale": 1, "units": None}}, "not usable"),
         ({"scaler": {"fn": "eval"}}, "not usable"),
         ({"format": "other"}, "not a geosr model card"),
-        ({"files": {"../../secret": {"sha256": ""}}}, "no geosr model has"),
+        ({"files": {"../../secret": {"sha256": ""}}}, "no such model has"),
+        ({"files": {SIGMA_ONNX: {"sha256": ""}}}, "no such model has"),
+        ({"architecture": "sigma-24x4"}, "architecture"),
+        ({"sigma": "sigma-24x4"}, "sigma"),
+        ({"sigma": {"architecture": "srcnn-9-1-5"}}, "sigma"),
+        ({"sigma": {"architecture": "sigma-24x4"}}, "no sigma.onnx"),
+        ({"envelope": []}, "envelope"),
         ({"files": {}}, "no model.onnx"),
         ({"files": {ONNX: "x"}}, ONNX),
     ],
@@ -174,7 +219,7 @@ def test_signed_but_damaged_onnx(copy, cut):
 def test_signed_nan(copy, random_bundle):
     arrays = [(k.copy(), b) for k, b in random_bundle[2]]
     arrays[1][0][0, 0, 0, 0] = np.nan
-    (copy / ONNX).write_bytes(onnx_network.write(Card("n", "srcnn-9-1-5", 4, 6).network, arrays))
+    (copy / ONNX).write_bytes(onnx_network.write(Card("n", "srcnn-9-1-5", 4, 6).network, arrays, 4))
     sign(copy)
     refused(copy, "NaN")
 
@@ -185,7 +230,7 @@ def test_signed_graph_with_another_operator_does_not_run(copy, random_bundle):
     (copy / ONNX).write_bytes(data)
     sign(copy)
     x = np.random.default_rng(0).normal(size=(20, 20)).astype(np.float32)
-    assert np.array_equal(load_model(copy).residual(x), load_model(random_bundle[0]).residual(x))
+    assert np.array_equal(load_model(copy).predict(x), load_model(random_bundle[0]).predict(x))
 
 
 def _plain(vars_, shape):
@@ -246,7 +291,7 @@ def test_hostile_weights_in_keras(copy, tmp_path, build):
     OUTSIDE["file"] = str(tmp_path / "outside.h5")
     inner = io.BytesIO()
     with h5py.File(inner, "w") as file:
-        for i, shape in enumerate(Card("n", "srcnn-9-1-5", 4, 6).network.kernel_shapes(1)):
+        for i, shape in enumerate(Card("n", "srcnn-9-1-5", 4, 6).network.kernel_shapes(1, 4)):
             vars_ = file.require_group("layers/conv2d" + (f"_{i}" if i else "") + "/vars")
             (_plain if i else build)(vars_, shape)
     with zipfile.ZipFile(copy / KERAS, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -263,5 +308,5 @@ def test_inflating_keras(copy):
     with zipfile.ZipFile(copy / KERAS, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("model.weights.h5", b"\0" * (64 << 20))
     sign(copy)
-    with pytest.raises(ModelError, match="unpacks to more"):
+    with pytest.raises(ModelError, match="unpack to more"):
         load_bundle(copy).keras_arrays()

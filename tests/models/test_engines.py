@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from scipy.signal import correlate
 
+from geosr import interpolate
 from geosr.errors import UsageError
 from geosr.models import load_model
 from geosr.models.bundle import load_bundle
@@ -19,14 +20,32 @@ from geosr.models.engines import choose, engine
 ENGINES = ["onnx", pytest.param("tensorflow", marks=pytest.mark.skipif(importlib.util.find_spec("tensorflow") is None, reason="TensorFlow is not installed"))]  # fmt: skip  # noqa: E501
 
 
+def convolved(x, kernel, bias):
+    filters = [correlate(x, kernel[..., f].astype(np.float64), "valid")[..., 0] for f in range(kernel.shape[3])]
+    return np.stack(filters, axis=-1) + (0 if bias is None else bias)
+
+
 def by_hand(x, arrays):
-    """The network by scipy's correlation, in float64. x (H, W, c) -> (H - 2r, W - 2r)."""
+    """An SRCNN by scipy's correlation, in float64. x (H, W, c) -> (H - 2r, W - 2r)."""
     for i, (kernel, bias) in enumerate(arrays):
-        filters = [correlate(x, kernel[..., f].astype(np.float64), "valid")[..., 0] for f in range(kernel.shape[3])]
-        x = np.stack(filters, axis=-1) + (0 if bias is None else bias)
+        x = convolved(x, kernel, bias)
         if i < len(arrays) - 1:
             x = np.maximum(x, 0)
     return x[..., 0]
+
+
+def edsr_by_hand(x, arrays, scale):
+    """Lim et al. (2017), fig. 2: head, residual blocks without normalisation, tail; Shi et al. (2016), eq. 4."""
+    x = convolved(x, *arrays[0])
+    for first, second in zip(arrays[1:-1:2], arrays[2:-1:2], strict=True):
+        x = x[2:-2, 2:-2] + convolved(np.maximum(convolved(x, *first), 0), *second)
+    x = convolved(x, *arrays[-1])
+    h, w, _ = x.shape
+    fine = np.empty((h * scale, w * scale))
+    for row in range(h * scale):
+        for col in range(w * scale):
+            fine[row, col] = x[row // scale, col // scale, (row % scale) * scale + col % scale]
+    return fine
 
 
 @pytest.mark.parametrize("name", ENGINES)
@@ -36,13 +55,48 @@ def by_hand(x, arrays):
 )
 def test_numbers_of_a_plain_convolution(make_bundle, name, network, channels, equivariant):
     folder, card, arrays = make_bundle(network, channels, equivariant)
-    x = np.random.default_rng(1).normal(size=(2, 2 * card.radius + 5, 2 * card.radius + 8, channels))
+    reach = card.network.reach
+    x = np.random.default_rng(1).normal(size=(2, 2 * reach + 5, 2 * reach + 8, channels))
     out = engine(load_bundle(folder), name)(x.astype(np.float32))
     assert out.shape == (2, 5, 8, 1)
     assert out.dtype == np.float32
     for i in range(2):
         expected = by_hand(x[i].astype(np.float32).astype(np.float64), arrays)
         np.testing.assert_allclose(out[i, ..., 0], expected, atol=1e-5 * np.ptp(expected))
+
+
+@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize(("channels", "equivariant", "scale"), [(1, True, 4), (2, False, 3), (1, True, 2)])
+def test_numbers_of_residual_blocks(make_bundle, name, channels, equivariant, scale):
+    folder, card, arrays = make_bundle("edsr-16x4", channels, equivariant, scale)
+    reach = card.network.reach
+    x = np.random.default_rng(1).normal(size=(1, 2 * reach + 3, 2 * reach + 2, channels)).astype(np.float32)
+    out = engine(load_bundle(folder), name)(x)
+    assert out.shape == (1, 3 * scale, 2 * scale, 1)
+    expected = edsr_by_hand(x[0].astype(np.float64), arrays, scale)
+    np.testing.assert_allclose(out[0, ..., 0], expected, atol=1e-5 * np.ptp(expected))
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_sigma_network(make_bundle, name):
+    """The second network of a bundle, by hand; its sign does not matter, and it is about the same cells."""
+    folder, _, _ = make_bundle("edsr-16x4", scale=3, sigma="sigma-24x4")
+    model = load_model(folder)
+    assert model.has_sigma
+    bundle = load_bundle(folder)
+    arrays = bundle.onnx_arrays("sigma")
+    assert all(np.array_equal(a, b) for (a, _), (b, _) in zip(arrays, bundle.keras_arrays("sigma"), strict=True))
+    x = np.random.default_rng(2).normal(size=(2 * model.halo + 4, 2 * model.halo + 3)).astype(np.float32)
+    rim = model.halo - bundle.network("sigma").reach
+    values = x[rim:-rim, rim:-rim, None].astype(np.float64)
+    for i, (kernel, bias) in enumerate(arrays):
+        values = convolved(values, kernel, bias)
+        values = np.maximum(values, 0) if i < len(arrays) - 1 else values
+    blocks = values.reshape(4, 3, 3, 3).transpose(0, 2, 1, 3).reshape(12, 9)
+    found = model.sigma(x, name)
+    np.testing.assert_allclose(found, np.abs(blocks), atol=1e-5 * np.ptp(blocks))
+    assert found.min() >= 0
+    np.testing.assert_allclose(model.sigma(3 * x + 5, name), 3 * found, atol=2e-5 * np.ptp(blocks))
 
 
 @pytest.mark.parametrize("name", ENGINES)
@@ -80,9 +134,12 @@ def test_choice(monkeypatch):
 
 @pytest.mark.parametrize("name", ENGINES)
 def test_model_runs_the_engine_it_is_told(random_bundle, name):
-    x = np.random.default_rng(0).normal(size=(25, 21)).astype(np.float32)
-    expected = by_hand(x[..., None].astype(np.float64), random_bundle[2])
-    np.testing.assert_allclose(load_model(random_bundle[0]).residual(x, name), expected, atol=1e-5 * np.ptp(expected))
+    x = np.random.default_rng(0).normal(size=(14, 13)).astype(np.float32)
+    model = load_model(random_bundle[0])
+    assert model.halo == 4
+    fine = interpolate.bicubic(x, 4)
+    expected = by_hand(fine[2:-2, 2:-2, None].astype(np.float64), random_bundle[2]) + fine[8:-8, 8:-8]
+    np.testing.assert_allclose(model.predict(x, name), expected, atol=1e-5 * np.ptp(expected))
 
 
 def test_onnx_needs_neither_tensorflow_nor_h5py():
@@ -91,6 +148,7 @@ def test_onnx_needs_neither_tensorflow_nor_h5py():
         "sys.modules.update(dict.fromkeys(['tensorflow', 'keras', 'h5py']))\n"
         "from geosr.models import default_model, load_model\n"
         "model = load_model(default_model(4))\n"
-        "assert np.isfinite(model.predict(np.ones((9, 9), np.float32))).all()\n"
+        "field = np.ones((2 * model.halo + 1,) * 2, np.float32)\n"
+        "assert np.isfinite(model.predict(field)).all() and np.isfinite(model.sigma(field)).all()\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

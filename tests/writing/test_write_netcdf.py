@@ -12,6 +12,7 @@ from affine import Affine
 from geosr.errors import UsageError
 from geosr.writing import cf, write
 from geosr.writing.netcdf import chunk_sizes
+from referee.cf import cf_findings
 
 CHECKER = pytest.importorskip("compliance_checker")
 
@@ -21,27 +22,6 @@ GRIDS = {
     "series": ((3, 40, 50), Affine(1000, 0, 4321000, 0, -1000, 3210000), "EPSG:3035", True),
     "one cell": ((1, 1), Affine(0.1, 0, 3.0, 0, -0.1, 50.0), "EPSG:4326", False),
 }
-
-
-def cf_findings(path, version="1.11"):
-    """What compliance-checker holds against the file: every priority, warnings and recommendations too."""
-    from compliance_checker.runner import CheckSuite
-
-    CheckSuite.load_all_available_checkers()
-    suite = CheckSuite()
-    source = suite.load_dataset(str(path))
-    groups, errors = suite.run_all(source, [f"cf:{version}"], skip_checks=[])[f"cf:{version}"]
-    assert errors == {}
-    return [message for group in groups for message in _messages(group)]
-
-
-def _passed(value):
-    return value[0] == value[1] if isinstance(value, tuple) else bool(value)
-
-
-def _messages(result):
-    own = list(result.msgs or []) if not _passed(result.value) else []
-    return own + [m for child in result.children or [] for m in _messages(child)]
 
 
 @pytest.mark.parametrize("version", ["1.8", "1.11"])
