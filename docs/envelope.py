@@ -1,9 +1,12 @@
-"""Prints the table in docs/envelope.md: statistics of real columns and of other fields, and how they are judged.
+"""Prints the table in docs/envelope.md: statistics of real columns and of other fields, and how a model judges them.
+
+    python docs/envelope.py [SCALE]
 
 Needs the folder with real files that tests/conftest.py names; ``GEOSR_DATA`` says where it is.
 """
 
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,18 +18,18 @@ from geosr.degrade import area_mean
 from geosr.envelope import Envelope, measure
 from geosr.fieldstats import Sample
 from geosr.grid import cell_areas, cell_size_m, geobox_of
+from geosr.models import default_model, load_model
 from geosr.reading import open_no2
 from geosr.variables import main_variable
 
 HERE = Path(__file__).resolve().parent
 DATA = Path(os.environ.get("GEOSR_DATA", HERE.parents[1] / "shared" / "data"))
-#: What stands for training: days of one sensor, a month, and the world seen by another, each averaged by 2 to 4.
-TRAINING = ["no2_gems_china/daily/*_202310[01]*.tif", "no2_gems_china/*_mean.tif", "no2_omi_world/*2019.tif"]
 COLUMNS = {
-    "GEMS, other days": "no2_gems_china/daily/*_202310[23]*.tif",
+    "GEMS, days": "no2_gems_china/daily/*.tif",
+    "GEMS, month": "no2_gems_china/*_mean.tif",
     "GEMS, hours of the day": "no2_gems_china/*UTC.tif",
     "GEMS, single scans": "no2_gems_china/*hourly.nc",
-    "OMI, world, 2020": "no2_omi_world/*2020.tif",
+    "OMI, world": "no2_omi_world/*.tif",
     "OMI, national maps": "no2_omi_countries/[GU]*.tif",
     "OMI, Thailand": "no2_omi_countries/Th*.tif",
     "OMI, Turkey (62 % zeros)": "no2_omi_countries/Tu*.tif",
@@ -71,35 +74,36 @@ def made() -> Iterator[tuple[str, Sample]]:
         yield name, measure(values, 20e3)
 
 
-def row(name: str, found: list[tuple[Sample, str | None]], envelope: Envelope | None) -> str:
+def shown(values: list[float]) -> str:
+    """Smallest and largest."""
+    ends = [f"{v:.0f}" if v >= 100 else f"{v:.2g}" for v in (min(values), max(values))] if values else ["–"]
+    return " … ".join(dict.fromkeys(ends))
+
+
+def row(name: str, found: list[tuple[Sample, str | None]], envelope: Envelope) -> str:
     """One line of the table: smallest and largest of each statistic, and the judgements."""
-    judged = [s for s, _ in found if s.statistics]
-    cells = [f"{name}", str(len(judged))]
-    for key in NAMES:
-        values = [s.statistics[key] for s in judged if key in s.statistics]
-        ends = [f"{v:.2g}" if v < 1000 else f"{v:.0f}" for v in (min(values), max(values))] if values else ["–"]
-        cells.append(" … ".join(dict.fromkeys(ends)))
-    if envelope is not None:
-        verdicts = [envelope.judge(s, units) for s, units in found if s.statistics]
-        for wanted in ("inside", "outside", "overridden"):
-            cells.append(str(sum(v.status.split(":")[0] == wanted for v in verdicts)))
-    return f"| {' | '.join([*cells, '', '', ''][: len(NAMES) + 5])} |"
+    judged = [(s, units) for s, units in found if s.statistics]
+    cells = [name, str(len(judged))]
+    cells += [shown([s.statistics[key] for s, _ in judged if key in s.statistics]) for key in NAMES]
+    verdicts = [envelope.judge(s, units).status.split(":")[0] for s, units in judged]
+    cells += [str(verdicts.count(wanted)) for wanted in ("inside", "outside", "overridden")]
+    return f"| {' | '.join(cells)} |"
 
 
-def main() -> None:
+def main(scale: int) -> None:
     warnings.simplefilter("ignore")
-    trained = [s for pattern in TRAINING for s in samples(pattern, (2, 3, 4))]
-    envelope = Envelope.of([s for s, _ in trained], "1e15 molec cm-2")
+    model = load_model(default_model(scale))
+    envelope = Envelope.from_dict(model.card.envelope, scale)
     print(f"| fields | judged | {' | '.join(NAMES)} | inside | warned | refused |\n|{'---|' * (len(NAMES) + 5)}")
-    print(row("**training**", trained, None))
+    trained = [shown(list(envelope.statistics[key])) for key in NAMES]
+    print(f"| **training of {model.card.name}** | | {' | '.join(trained)} | | | |")
     for name, pattern in COLUMNS.items():
         print(row(name, list(samples(pattern)), envelope))
     for name, (pattern, units) in OTHERS.items():
         print(row(name, [(s, units) for s, _ in samples(pattern)], envelope))
     for name, sample in made():
         print(row(name, [(sample, None)], envelope))
-    print(envelope.to_dict())
 
 
 if __name__ == "__main__":
-    main()
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 4)

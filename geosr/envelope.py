@@ -65,15 +65,15 @@ CHECKS = {
     ),
     "upper": Check("the highest 1 % of the values lie {} spreads above the median", _beyond(2.5, 2)),
     "peak": Check("the highest 0.1 % of the values lie {} spreads above the median", _beyond(3, 3)),
-    # One fifth and nine tenths of the way from the noisiest training scene to nothing but noise. Much noise with a few
+    # A fifth of the way from the noisiest training scene to nothing but noise, and half of it. Much noise with a few
     # plumes in it, as of one overpass over the sea, is data: it has a correlation of some hundredths.
     "noise": Check(
         "noise level {}",
         lambda v, lo, hi: v < lo / 3 or v > hi + 0.2 * (1 - hi),
-        lambda v, lo, hi: v > hi + 0.9 * (1 - hi),
+        lambda v, lo, hi: v > max(0.9, (1 + hi) / 2),
     ),
     "neighbours": Check(
-        "correlation of neighbouring cells {}", lambda v, lo, hi: v < lo / 2, lambda v, lo, hi: v < lo / 30
+        "correlation of neighbouring cells {}", lambda v, lo, hi: v < lo / 2, lambda v, lo, hi: v < 0.03 < lo
     ),
     "levels": Check("only {} different values", _never, lambda v, lo, hi: v <= _CLASSES < lo),
 }
