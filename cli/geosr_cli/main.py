@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 # Commands and the modules (in this package) that define them, in the order of the help.
-COMMANDS = ("downscale", "grid", "info", "evaluate", "train", "models", "simulate")
+COMMANDS = ("downscale", "grid", "info", "evaluate", "degrade", "train", "models", "simulate")
 
 EXIT_BUG = 1
 EXIT_USAGE = 2
