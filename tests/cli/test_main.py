@@ -19,7 +19,7 @@ GEOSR = [sys.executable, "-m", "geosr_cli.main"]
 def test_help_lists_every_command(run):
     got = run("--help")
     assert got.code == 0
-    for name in ("downscale", "grid", "info", "evaluate", "train", "models", "simulate"):
+    for name in ("downscale", "grid", "info", "evaluate", "degrade", "train", "models", "simulate"):
         assert name in got.out
         one = run(name, "--help")
         assert one.code == 0
