@@ -152,7 +152,7 @@ def _checkpoint(recipe: Recipe, scenes: list[Scene], final: Path, resume: bool) 
     """Where the state is kept. Raises :class:`ModelError` where there is nothing to resume."""
     digest = hashlib.sha256(json.dumps(recipe.to_dict(), sort_keys=True).encode())
     for scene in scenes:
-        digest.update(np.ascontiguousarray(scene.values))
+        digest.update(scene.values.tobytes())
     folder = final.with_name(f"{final.name}.checkpoint")
     if resume and not folder.is_dir():
         raise ModelError(f"there is no checkpoint {folder}", "start without --resume")
