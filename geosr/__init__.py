@@ -17,7 +17,7 @@ from geosr._version import __version__
 
 # Not lazy: a later first import of the module of the same name would hide the function.
 from geosr.downscale import downscale
-from geosr.evaluate import evaluate
+from geosr.evaluation.evaluate import evaluate
 
 if TYPE_CHECKING:
     from geosr.models import load_model

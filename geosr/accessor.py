@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import xarray as xr
 
 if TYPE_CHECKING:
-    from geosr.cases import ModelLike
-    from geosr.results import Evaluation, Evaluations
+    from geosr.evaluation.cases import ModelLike
+    from geosr.evaluation.results import Evaluation, Evaluations
 
 
 @xr.register_dataarray_accessor("geosr")
@@ -62,7 +62,7 @@ class GeosrDataArrayAccessor:
         shave: int = 0,
     ) -> Evaluation | Evaluations:
         """See :func:`geosr.evaluate`: how well each method refines this field after it was degraded."""
-        from geosr.evaluate import evaluate
+        from geosr.evaluation.evaluate import evaluate
 
         return evaluate(
             self._data,
@@ -161,7 +161,7 @@ class GeosrDatasetAccessor:
         shave: int = 0,
     ) -> Evaluation | Evaluations:
         """See :func:`geosr.evaluate`: how well each method refines its NO2 column after degradation."""
-        from geosr.evaluate import evaluate
+        from geosr.evaluation.evaluate import evaluate
 
         return evaluate(
             self._data,

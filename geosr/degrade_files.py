@@ -8,9 +8,9 @@ from os import PathLike, fspath
 from typing import Any
 
 from geosr import grid
-from geosr.cases import precision_of
 from geosr.degrade import PRECISION, TROPOMI, Degradation, degrade
 from geosr.errors import UsageError, blame
+from geosr.evaluation.cases import precision_of
 from geosr.jobs import Report
 
 

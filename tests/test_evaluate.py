@@ -14,13 +14,14 @@ from odc.geo.geobox import GeoBox
 from rasterio.enums import Resampling
 
 import geosr
-from geosr import conserve, grid, interpolate, metrics
-from geosr.cases import chosen_networks
+from geosr import conserve, grid, interpolate
 from geosr.channel import AffineScaler
 from geosr.degrade import Degradation, area_mean, degrade
 from geosr.downscale import downscale
 from geosr.errors import GeosrWarning, InputError, ModelError, UsageError
-from geosr.evaluate import (
+from geosr.evaluation import metrics
+from geosr.evaluation.cases import chosen_networks
+from geosr.evaluation.evaluate import (
     BACK_PROJECTED,
     BASELINES,
     BICUBIC,
@@ -36,7 +37,7 @@ from geosr.evaluate import (
     evaluate_array,
     refined,
 )
-from geosr.metrics import value_range
+from geosr.evaluation.metrics import value_range
 from geosr.models import available, default_model, load_model
 
 
@@ -229,7 +230,7 @@ def test_several_networks_and_who_wins():
 
 
 def test_labels_of_networks(monkeypatch):
-    monkeypatch.setattr("geosr.cases.resolve_model", lambda model, scale: model)
+    monkeypatch.setattr("geosr.evaluation.cases.resolve_model", lambda model, scale: model)
     a, b, c = linear_model("a"), linear_model("b", "srcnn"), linear_model("c", "srcnn")
     assert list(chosen_networks([a, b], 4)) == ["edsr", "srcnn"]
     assert list(chosen_networks([a, b, c], 4)) == ["edsr", "b", "c"]

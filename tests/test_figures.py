@@ -1,4 +1,4 @@
-"""geosr.figures and geosr.panels: what is drawn, where, and the file that comes out."""
+"""geosr.evaluation.figures and geosr.evaluation.panels: what is drawn, where, and the file that comes out."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from odc.geo.geobox import GeoBox
 
 import geosr
 from geosr.errors import OutputError, UsageError
-from geosr.figures import check_figure, paint, scaled_unit
-from geosr.panels import WINDOW, cut_panels
-from geosr.results import Evaluations, numbered
+from geosr.evaluation.figures import check_figure, paint, scaled_unit
+from geosr.evaluation.panels import WINDOW, cut_panels
+from geosr.evaluation.results import Evaluations, numbered
 from strategies import field, smooth_field
 
 pytest.importorskip("matplotlib")
@@ -37,7 +37,7 @@ def evaluated(box=BOXES["geographic"], scale=2, gap=True, **options):
 
 @pytest.fixture(autouse=True)
 def _coarse_dots(monkeypatch):
-    monkeypatch.setattr("geosr.figures._DPI", 60)  # what is drawn does not depend on it
+    monkeypatch.setattr("geosr.evaluation.figures._DPI", 60)  # what is drawn does not depend on it
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_a_failure_leaves_nothing(found, tmp_path, monkeypatch):
     def fails(*args, **kwargs):
         raise OSError("no")
 
-    monkeypatch.setattr("geosr.figures.paint", lambda *_: Figure())
+    monkeypatch.setattr("geosr.evaluation.figures.paint", lambda *_: Figure())
     monkeypatch.setattr(Figure, "savefig", fails)
     with pytest.raises(OutputError):
         found.figure(tmp_path / "f.png")
@@ -179,7 +179,7 @@ def test_a_zoomed_figure_marks_its_window(tmp_path):
 def test_a_figure_for_each_case(found, tmp_path, monkeypatch):
     from matplotlib.figure import Figure
 
-    monkeypatch.setattr("geosr.figures.paint", lambda *_: Figure())
+    monkeypatch.setattr("geosr.evaluation.figures.paint", lambda *_: Figure())
     many = Evaluations.of([found, found])
     assert many.figure(tmp_path / "f.svg") == [tmp_path / "f_1.svg", tmp_path / "f_2.svg"]
     assert numbered("a/b.c.png", 12).name == "b.c_12.png"

@@ -1,4 +1,4 @@
-"""geosr.gains: bootstrap intervals against scipy's, blocks against loops."""
+"""geosr.evaluation.gains: bootstrap intervals against scipy's, blocks against loops."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from geosr import metrics
-from geosr.gains import block_sums, bootstrap, gain_of_many, gain_of_one
+from geosr.evaluation import metrics
+from geosr.evaluation.gains import block_sums, bootstrap, gain_of_many, gain_of_one
 
 
 def test_interval_is_scipy_s():

@@ -34,7 +34,7 @@ def test_functions_are_not_hidden_by_their_modules():
     """``geosr.downscale`` is a function and the name of a module."""
     import geosr
     import geosr.downscale
-    import geosr.evaluate
+    import geosr.evaluation
 
     assert callable(geosr.downscale)
     assert callable(geosr.evaluate)

@@ -1,4 +1,4 @@
-"""geosr.metrics against scikit-image and plain formulas."""
+"""geosr.evaluation.metrics against scikit-image and plain formulas."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from geosr import metrics
+from geosr.evaluation import metrics
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""geosr.spectrum: densities that are right, wavelengths in km, and the effective resolution of known filters."""
+"""Spectra: densities that are right, wavelengths in km, and the effective resolution of known filters."""
 
 from __future__ import annotations
 
@@ -13,7 +13,15 @@ from pyproj import Geod
 from scipy import signal
 
 from geosr import grid
-from geosr.spectrum import SIDES, Spectrum, cell_lengths_km, choose_windows, find_windows, spectrum, transform
+from geosr.evaluation.spectrum import (
+    SIDES,
+    Spectrum,
+    cell_lengths_km,
+    choose_windows,
+    find_windows,
+    spectrum,
+    transform,
+)
 
 
 def km_box(shape, dx=2.0, dy=2.0):

@@ -12,12 +12,12 @@ from geosr import interpolate
 from geosr.conserve import conserve
 from geosr.degrade import area_mean
 from geosr.errors import ModelError
-from geosr.examples import Sampler
 from geosr.models import load_model
-from geosr.recipe import Data, Recipe, parse_recipe, read_recipe
-from geosr.scenes import load_scenes
-from geosr.split import check_split
 from geosr.training import train
+from geosr.training.examples import Sampler
+from geosr.training.recipe import Data, Recipe, parse_recipe, read_recipe
+from geosr.training.scenes import load_scenes
+from geosr.training.split import check_split
 
 BASE = """
 name = "tiny"
@@ -218,8 +218,8 @@ def test_contrast_draws_the_plumes(folder):
 def test_the_loss_sees_what_inference_makes(tmp_path, network, scale):
     """Referee: the prediction of the same weights by ONNX Runtime, conserved by geosr.conserve."""
     pytest.importorskip("tensorflow")
-    from geosr.fitting import Refiner
     from geosr.models import keras_network
+    from geosr.training.fitting import Refiner
 
     model = load_model(random_bundle(tmp_path / "model", network, scale))
     arch = model.card.network

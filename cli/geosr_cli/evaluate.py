@@ -68,7 +68,7 @@ def command(
     geosr evaluate truth.tif --scale 4 --figure truth.png
     geosr evaluate october/*.tif --scale 2 --degrade psf --json
     """
-    from geosr.evaluate_files import evaluate_files
+    from geosr.evaluation.files import evaluate_files
 
     reading = {name: options.pop(name) for name in READING}
     reporter = Reporter(as_json=as_json, quiet=quiet, verbose=verbose)

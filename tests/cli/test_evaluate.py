@@ -60,7 +60,7 @@ def test_models_are_repeated_and_degradation_is_passed_on(run, truth):
 def test_figures_of_one_and_of_several(run, truth, tmp_path, monkeypatch):
     from matplotlib.figure import Figure
 
-    monkeypatch.setattr("geosr.figures.paint", lambda *_: Figure())  # test_figures.py looks at the real one
+    monkeypatch.setattr("geosr.evaluation.figures.paint", lambda *_: Figure())  # test_figures.py looks at the real one
     got = run("evaluate", truth, "--no-network", "--figure", tmp_path / "f.png")
     assert got.code == 0
     assert f"figure: {tmp_path / 'f.png'}" in got.err

@@ -62,7 +62,7 @@ def covers(ours, theirs):
 
 @pytest.mark.parametrize("card", CARDS, ids=NAMES)
 def test_shipped_model_is_of_the_committed_recipe(card):
-    from geosr.recipe import read_recipe
+    from geosr.training.recipe import read_recipe
 
     recipe = read_recipe(card.name)
     # A card may be older than an option that the recipe leaves at its default.

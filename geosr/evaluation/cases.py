@@ -11,9 +11,9 @@ import numpy as np
 import xarray as xr
 
 from geosr import grid
-from geosr.baselines import BASELINES
 from geosr.degrade import PRECISION, Degradation
 from geosr.errors import ModelError, UsageError, blame
+from geosr.evaluation.baselines import BASELINES
 from geosr.models import Model, available, resolve_model
 
 #: One model: loaded, a shipped name or a path.

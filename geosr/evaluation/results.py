@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from geosr.baselines import BASELINES, BICUBIC
 from geosr.degrade import Degradation
-from geosr.gains import Gain, gain_of_many
-from geosr.metrics import Coverage, Scores
+from geosr.evaluation.baselines import BASELINES, BICUBIC
+from geosr.evaluation.gains import Gain, gain_of_many
+from geosr.evaluation.metrics import Coverage, Scores
 
 if TYPE_CHECKING:
-    from geosr.figures import Panels
-    from geosr.spectrum import Spectrum
+    from geosr.evaluation.figures import Panels
+    from geosr.evaluation.spectrum import Spectrum
 
 #: What gains are over, where the best interpolation differs from case to case.
 BEST = "best interpolation"
@@ -148,7 +148,7 @@ class Evaluation:
 
     def to_text(self) -> str:
         """Tables for people, at most 110 columns wide; in the last line whether the networks win."""
-        from geosr.tables import evaluation_text
+        from geosr.evaluation.tables import evaluation_text
 
         return evaluation_text(self)
 
@@ -162,9 +162,9 @@ class Evaluation:
     def figure(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
         """Draw truth, coarse field, bicubic, network, errors and spectra: ``.png``, ``.pdf`` or ``.svg``.
 
-        See :func:`geosr.figures.draw`. Needs ``geosr[plot]``.
+        See :func:`geosr.evaluation.figures.draw`. Needs ``geosr[plot]``.
         """
-        from geosr.figures import draw
+        from geosr.evaluation.figures import draw
 
         return draw(self, path, overwrite=overwrite)
 
@@ -222,7 +222,7 @@ class Evaluations:
 
     def to_text(self) -> str:
         """A line for each case, then means, then whether the networks win."""
-        from geosr.tables import evaluations_text
+        from geosr.evaluation.tables import evaluations_text
 
         return evaluations_text(self)
 

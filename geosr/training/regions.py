@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from odc.geo.geobox import GeoBox
 
-from geosr.checks import Box
-from geosr.truths import Plane
+from geosr.training.checks import Box
+from geosr.training.truths import Plane
 
 # Least metres in a degree of latitude on WGS 84 (at the equator) and in one of longitude there, rounded down: distances
 # in degrees come out too large rather than too small.

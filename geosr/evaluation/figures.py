@@ -1,6 +1,6 @@
 """The figure of an evaluation: truth, coarse field, bicubic, network, both errors, spectra. One page, print quality.
 
-:mod:`geosr.panels` has cut out what is drawn. matplotlib is the extra ``geosr[plot]``, used through its object-oriented
+:mod:`panels` has cut out what is drawn. matplotlib is the extra ``geosr[plot]``, used through its object-oriented
 interface with the Agg canvas: no display, no global state.
 """
 
@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from odc.geo.geobox import GeoBox
 
-from geosr.baselines import BICUBIC
 from geosr.errors import OutputError, UsageError
-from geosr.panels import Panels
+from geosr.evaluation.baselines import BICUBIC
+from geosr.evaluation.panels import Panels
 
 if TYPE_CHECKING:
-    from geosr.results import Evaluation
+    from geosr.evaluation.results import Evaluation
 
 FORMATS = (".png", ".pdf", ".svg")
 
@@ -182,7 +182,7 @@ def _map(ax: Any, values: np.ndarray, box: GeoBox, title: str, norm: Any, colour
 
 def _frame(box: GeoBox) -> tuple[tuple[float, float, float, float], tuple[str, str], float]:
     """(left, right, bottom, top of the array), axis labels, aspect. A rotated grid is shown along its axes, in km."""
-    from geosr.spectrum import cell_lengths_km
+    from geosr.evaluation.spectrum import cell_lengths_km
 
     a, (ny, nx) = box.affine, box.shape
     dy, dx = cell_lengths_km(box, ny / 2, nx / 2)
@@ -290,7 +290,7 @@ def _squared(units: str | None) -> str:
 
 def _paint_noise(ax: Any, found: Evaluation) -> None:
     """Error over truth by wavelength, and the effective resolution that it gives."""
-    from geosr.spectrum import THRESHOLD
+    from geosr.evaluation.spectrum import THRESHOLD
 
     ax.set(title="effective resolution", xlabel="wavelength (km)", ylabel="error power / truth power")
     spectrum = found.spectrum

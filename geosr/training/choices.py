@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from geosr.models.architectures import architecture
-from geosr.recipe import Data, Network, Patches, Recipe, Schedule, Sigma
+from geosr.training.recipe import Data, Network, Patches, Recipe, Schedule, Sigma
 
 #: What is trained unless something else is chosen.
 DEFAULT_ARCHITECTURE = "edsr-32x6"
@@ -23,9 +23,9 @@ class Choices:
 
     Attributes
     ----------
-    scale, architecture, steps, seed, loss, learning_rate, batch, patch, init : as in :class:`geosr.recipe.Recipe`.
-    validate_every, patience : as in :class:`geosr.recipe.Schedule`.
-    variable : to read, as in :class:`geosr.recipe.Data`.
+    scale, architecture, steps, seed, loss, learning_rate, batch, patch, init : as in :class:`recipe.Recipe`.
+    validate_every, patience : as in :class:`geosr.training.recipe.Schedule`.
+    variable : to read, as in :class:`geosr.training.recipe.Data`.
     residual, conserve, sigma : False switches that off.
     plain : the SRCNN of the papers: no residual, no conservation in the loss, biases, constants that standardise, mean
         squared error, no network for the error.
@@ -104,6 +104,6 @@ def template(choices: Choices) -> Recipe:
         network=Network(name),
         patches=Patches(size // scale * scale or size, batch, min_valid=0.4, contrast_power=1.0),
         schedule=Schedule(3000, rate, validate_every=150, patience=8),
-        sigma=Sigma("sigma-24x4"),
+        sigma=Sigma("sigma-24x4", max(1, (choices.steps or 3000) // 3)),
     )
     return changed(start, choices)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from geosr.errors import UsageError, blame
-from geosr.evaluate import Evaluation, Evaluations, evaluate
+from geosr.evaluation.evaluate import Evaluation, Evaluations, evaluate
 
 StrPath = str | PathLike[str]
 
@@ -35,10 +35,10 @@ def evaluate_files(
     -------
     The result, and the figures that were written.
     """
-    from geosr.figures import check_figure
+    from geosr.evaluation.figures import check_figure
+    from geosr.evaluation.results import numbered
     from geosr.grid import spatial_dims
     from geosr.reading import open_no2
-    from geosr.results import numbered
     from geosr.variables import main_variable
 
     if not paths:

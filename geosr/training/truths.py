@@ -22,9 +22,9 @@ import numpy as np
 import xarray as xr
 from odc.geo.geobox import GeoBox
 
-from geosr.dates import Span, spans_of
 from geosr.errors import GeosrError, InputError, blame
 from geosr.reading.gate import check_tiff_blocks, kind_of
+from geosr.training.dates import Span, spans_of
 
 #: Suffixes of files that may hold maps, and of those that hold pictures only.
 MAPS = (".tif", ".tiff", ".nc", ".nc4", ".cdf", ".h5", ".hdf5", ".he5")

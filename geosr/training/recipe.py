@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from geosr.checks import Box, boxes_of, dates_of, is_number, is_whole, require, span_of
 from geosr.errors import ModelError
 from geosr.models.architectures import FAMILIES, architecture
+from geosr.training.checks import Box, boxes_of, dates_of, is_number, is_whole, require, span_of
 
 LOSSES = ("charbonnier", "mse")
 
@@ -31,9 +31,9 @@ class Data:
         (:mod:`geosr.variables`), or every band of an image.
     units : of the values; None if the file says it and it need not be checked.
     dates : first and last day that belongs to the set, inclusive, by the times in the file or the date in its name
-        (:mod:`geosr.dates`); None takes every file.
+        (:mod:`geosr.training.dates`); None takes every file.
     region, outside : boxes; the set has only cells whose centre is inside one of the first, and in none of the second.
-        Empty: everywhere, and nothing. A box is [west, south, east, north] in degrees (:data:`geosr.checks.Box`).
+        Empty: everywhere, and nothing. A box is [west, south, east, north] in degrees (:data:`checks.Box`).
     composites : lengths of runs of consecutive files to average; 1 is the files themselves. Longer means have less
         noise and smoother plumes.
     coarsen : factors by which a truth is area-averaged to serve as the truth of a coarser sensor; 1 is as it is.
@@ -237,7 +237,7 @@ class Recipe:
     """Everything that decides a training run.
 
     ``train``, ``validate`` (watched while training, for early stopping) and ``heldout`` (scored once, for the card)
-    must not share a place and date (:mod:`geosr.split`). ``units`` are those of the fields; "" takes the numbers as
+    must not share a place and date (:mod:`split`). ``units`` are those of the fields; "" takes the numbers as
     they are. ``degradation`` holds for all three.
     """
 
@@ -383,7 +383,7 @@ def read_recipe(path: str | os.PathLike[str]) -> Recipe:
     """The recipe in a file, or one of geosr's own by name (``no2-srcnn-9-3-5-x4``)."""
     file = Path(path)
     if not file.is_file():
-        own = Path(__file__).parent / "recipes" / f"{path}.toml"
+        own = Path(__file__).parent.parent / "recipes" / f"{path}.toml"
         if not own.is_file():
             names = sorted(p.stem for p in own.parent.glob("*.toml"))
             hint = f"give a folder of rasters, a TOML file, or one of {', '.join(names)}"

@@ -3,7 +3,7 @@
 Two truths that share a day (or of whose days one is not known) must not share a cell, and keep the network's reach
 apart: a prediction depends on cells that far away, and so would be seen. Composites are made of a set's own rasters, so
 they hold no more than these do; a raster that is itself a mean of several days is of all of them
-(:mod:`geosr.dates`).
+(:mod:`geosr.training.dates`).
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from geosr.dates import Span, meet
 from geosr.errors import ModelError
-from geosr.examples import reach_of
-from geosr.recipe import Data, Recipe
-from geosr.regions import Place, place_of
-from geosr.scenes import planes_of
+from geosr.training.dates import Span, meet
+from geosr.training.examples import reach_of
+from geosr.training.recipe import Data, Recipe
+from geosr.training.regions import Place, place_of
+from geosr.training.scenes import planes_of
 
 _NAMES = {"train": "trained on", "validate": "used for validation", "heldout": "held out"}
 

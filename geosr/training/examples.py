@@ -19,8 +19,8 @@ from geosr.channel import AffineScaler
 from geosr.degrade import add_noise, area_mean, psf, psf_kernel
 from geosr.errors import ModelError
 from geosr.models.architectures import Architecture, architecture
-from geosr.recipe import Recipe
-from geosr.scenes import Scene
+from geosr.training.recipe import Recipe
+from geosr.training.scenes import Scene
 
 #: Share of a coarse cell that must be valid for it to count as data in the degraded field.
 MIN_COVER = 0.5

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from geosr.baselines import BICUBIC
+from geosr.evaluation.baselines import BICUBIC
 
 if TYPE_CHECKING:
-    from geosr.results import Evaluation, Evaluations, ScoreTable
+    from geosr.evaluation.results import Evaluation, Evaluations, ScoreTable
 
 WIDTH = 110
 _NAME = 24

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 from affine import Affine
 
-from geosr.dates import meet, span_between, span_in, within
 from geosr.degrade import area_mean
 from geosr.errors import ModelError, ResourceError
-from geosr.recipe import Data, Recipe, Simulated
-from geosr.regions import kept, place_of
-from geosr.truths import Plane, planes_in
+from geosr.training.dates import meet, span_between, span_in, within
+from geosr.training.recipe import Data, Recipe, Simulated
+from geosr.training.regions import kept, place_of
+from geosr.training.truths import Plane, planes_in
 
 # Share of a Gaussian's weight that must lie on valid cells for its mean to be one.
 _BLUR_COVER = 0.6
@@ -229,35 +229,53 @@ def simulated_scenes(wanted: Simulated, units: str) -> list[Scene]:
             wind = {"wind_speed": rng.uniform(2, 8), "turbulence": rng.uniform(0, 3)}
             lifetime = 3600 * rng.uniform(1.5, 8)
             values += simulate_scene(box, seed=seed, day=day, lifetime=lifetime, **wind).values * scale / days
-        seen = _seen(values.astype(np.float32), rng)
+        noise, of_pixels = (float(rng.choice(wanted.noise)) * 10 ** rng.uniform(-0.5, 0.5) for _ in range(2))
+        seen = _seen(values.astype(np.float32), of_pixels, rng)
         areas = cell_areas(box)[:, :1]
         scene = _scene(seen, areas, int(merge), 0.0, ())
-        noise = float(rng.choice(wanted.noise)) * 10 ** rng.uniform(-0.5, 0.5)
         noisy = scene.values + noise * rng.standard_normal(scene.values.shape)
         scenes.append(replace(scene, values=noisy.astype(np.float32), weight=wanted.weight / wanted.scenes))
     return scenes
 
 
-def _seen(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _seen(values: np.ndarray, noise: float, rng: np.random.Generator) -> np.ndarray:
     """``values`` as they are, smoothed, or as a mean of passes: one, one and two in four."""
     kind = int(rng.integers(4))
     if kind == 0:
         return values
     if kind == 1:
         return blurred(values, rng.uniform(0.5, 2))
-    passes, height, width = int(rng.choice([1, 3, 10, 25])), rng.uniform(1, 4), rng.uniform(1, 4)
-    total = np.zeros(values.shape)
+    passes, height = int(rng.choice([1, 4, 12, 30, 60])), 8 ** rng.uniform(0, 1)
+    width, turn = height * rng.uniform(1, 2), np.deg2rad(rng.uniform(-20, 20))
+    missing = rng.uniform(0, 0.5)
+    total = count = np.zeros(values.shape)
     for _ in range(passes):
-        total += _pass(values, round(height), round(width * rng.uniform(1, 2)), rng)
-    return (total / passes).astype(np.float32)
+        # Pixels grow towards the edge of the swath.
+        pixel = height, width * rng.uniform(1, 2)
+        seen = _pass(values, pixel, turn, noise, missing if passes > 4 else 0.0, rng)
+        total, count = total + np.where(np.isnan(seen), 0, seen), count + ~np.isnan(seen)
+    return np.where(count > 0, total / np.maximum(count, 1), values).astype(np.float32)
 
 
-def _pass(values: np.ndarray, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """Each cell has the mean of the pixel of ``height`` x ``width`` cells that it lies in; pixels start anywhere."""
-    ny, nx = values.shape
-    top, left = int(rng.integers(height)), int(rng.integers(width))
-    around = np.pad(values, ((top, height), (left, width)), mode="edge")
-    h, w = around.shape[0] // height, around.shape[1] // width
-    pixels = around[: h * height, : w * width].reshape(h, height, w, width).mean(axis=(1, 3))
-    cells = np.repeat(np.repeat(pixels, height, axis=0), width, axis=1)
-    return cells[top : top + ny, left : left + nx]
+def _pass(
+    values: np.ndarray, pixel: tuple[float, float], turn: float, noise: float, missing: float, rng: np.random.Generator
+) -> np.ndarray:
+    """What one pass makes of ``values``: each cell has the mean of the pixel that its centre lies in.
+
+    Parameters
+    ----------
+    pixel : height and width in cells; pixels start anywhere.
+    turn : angle between their rows and the raster's, radians.
+    noise : standard deviation of a pixel's.
+    missing : share of pixels without a value, NaN.
+    """
+    y, x = np.indices(values.shape)
+    along = (np.cos(turn) * y - np.sin(turn) * x) / pixel[0] + rng.uniform()
+    across = (np.sin(turn) * y + np.cos(turn) * x) / pixel[1] + rng.uniform()
+    row, col = (np.floor(v - v.min() + v.min() % 1).astype(int) for v in (along, across))
+    number = row * (col.max() + 1) + col
+    count = np.bincount(number.ravel())
+    means = np.bincount(number.ravel(), weights=values.ravel()) / np.maximum(count, 1)
+    means += noise * rng.standard_normal(means.shape)
+    means[rng.uniform(size=means.shape) < missing] = np.nan
+    return means[number]

@@ -19,7 +19,9 @@ from __future__ import annotations
 import io
 import json
 import os
+import struct
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,10 +31,10 @@ import numpy as np
 
 from geosr import interpolate
 from geosr.errors import ModelError
-from geosr.examples import Batch, Sampler
 from geosr.models import keras_network
 from geosr.models.architectures import Architecture, architecture
-from geosr.recipe import Recipe, Schedule
+from geosr.training.examples import Batch, Sampler
+from geosr.training.recipe import Recipe, Schedule
 
 #: Share of a normal distribution within one and within two standard deviations.
 ONE_SIGMA, TWO_SIGMA = 0.6827, 0.9545
@@ -41,6 +43,22 @@ ONE_SIGMA, TWO_SIGMA = 0.6827, 0.9545
 VALIDATION_BATCHES = 16
 
 _REPORT_EVERY = 50
+
+_ANEW = "start anew: --overwrite instead of --resume"
+
+# What numpy, zipfile and json raise for files that are cut off, overwritten or of another kind.
+_DAMAGE = (
+    OSError,
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 @dataclass(frozen=True)
@@ -55,6 +73,9 @@ class Row:
 
 #: Called with every new line of the curve.
 Report = Callable[[Row], None]
+
+#: Called after every step: phase, number of the step, loss.
+Tick = Callable[[str, int, float], None]
 
 
 @dataclass
@@ -111,7 +132,7 @@ class Checkpoint:
                 head = json.loads(stored["head"].tobytes())
                 arrays = {name: stored[name] for name in stored.files if name != "head"}
             if head["key"] != self.key:
-                raise ModelError("the checkpoint is of another recipe or other data", "start without --resume", file)
+                raise ModelError("the checkpoint is of another recipe or other data", _ANEW, file)
             for i, variable in enumerate(variables):
                 variable.assign(arrays[f"variable_{i}"])
             sampler.rng.bit_generator.state = head["random"]
@@ -121,8 +142,8 @@ class Checkpoint:
             return State(head["step"], curve, best, head["best_step"], best_weights)
         except ModelError:
             raise
-        except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-            raise ModelError(f"the checkpoint is damaged ({error})", "start without --resume", file) from error
+        except _DAMAGE as error:
+            raise ModelError(f"the checkpoint is damaged ({error})", _ANEW, file) from error
 
     def _file(self, phase: str) -> Path:
         return self.folder / f"{phase}.npz"
@@ -192,6 +213,7 @@ def fit(
     validation: Sampler | None = None,
     report: Report | None = None,
     checkpoint: Checkpoint | None = None,
+    tick: Tick | None = None,
 ) -> tuple[Refiner, list[Row]]:
     """Train the recipe's network on the sampler's examples.
 
@@ -200,6 +222,7 @@ def fit(
     validation : examples to look at every ``schedule.validate_every`` steps.
     report : gets every line of the curve: each 50 steps, and each look at the validation examples.
     checkpoint : gone on from where it holds a state, and saved at every look.
+    tick : called after every step.
 
     Returns
     -------
@@ -223,7 +246,7 @@ def fit(
         return tf.reduce_sum(weights * penalty) / (scale**2 * tf.reduce_sum(weights))
 
     looks = None if validation is None else [validation.batch() for _ in range(VALIDATION_BATCHES)]
-    curve = _loop("model", model, loss, sampler, recipe.schedule, looks, report, checkpoint)
+    curve = _loop("model", model, loss, sampler, recipe.schedule, looks, report, checkpoint, tick)
     return refiner, curve
 
 
@@ -244,6 +267,7 @@ def fit_sigma(
     refiner: Refiner,
     report: Report | None = None,
     checkpoint: Checkpoint | None = None,
+    tick: Tick | None = None,
 ) -> tuple[Any, list[Row]]:
     """Train the recipe's sigma network on the errors of ``refiner``, whose weights stay.
 
@@ -268,7 +292,7 @@ def fit_sigma(
         return tf.reduce_sum(weights * penalty) / (scale**2 * tf.reduce_sum(weights))
 
     schedule = Schedule(recipe.sigma.steps, recipe.sigma.learning_rate, recipe.schedule.validate_every)
-    return model, _loop("sigma", model, loss, sampler, schedule, None, report, checkpoint)
+    return model, _loop("sigma", model, loss, sampler, schedule, None, report, checkpoint, tick)
 
 
 def _loop(
@@ -280,6 +304,7 @@ def _loop(
     looks: list[Batch] | None,
     report: Report | None,
     checkpoint: Checkpoint | None,
+    tick: Tick | None,
 ) -> list[Row]:
     """Minimise ``loss`` over the model's weights; the curve."""
     import tensorflow as tf
@@ -303,6 +328,8 @@ def _loop(
         recent.append(float(step(*vars(sampler.batch()).values())))
         if not np.isfinite(recent[-1]):
             raise ModelError(f"the loss is {recent[-1]} at step {number}", "lower the learning rate")
+        if tick is not None:
+            tick(phase, number, recent[-1])
         state.step = number
         looking = number % schedule.validate_every == 0 or number == schedule.steps
         if looking or number % _REPORT_EVERY == 0:

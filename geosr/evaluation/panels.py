@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from odc.geo.geobox import GeoBox
 
-from geosr.baselines import BACK_PROJECTED, BICUBIC
 from geosr.conserve import spread
-from geosr.spectrum import cell_lengths_km
+from geosr.evaluation.baselines import BACK_PROJECTED, BICUBIC
+from geosr.evaluation.spectrum import cell_lengths_km
 
 #: Side of the window, in coarse cells: few enough that a cell can be seen in print.
 WINDOW = 40

@@ -1,7 +1,7 @@
 """Does it win? Degrade a truth, downscale it by every method, score each against the truth (Wald's protocol).
 
-:mod:`geosr.degrade` makes the coarse field, :mod:`geosr.baselines` and the networks refine it, :mod:`geosr.metrics`
-and :mod:`geosr.spectrum` score the results, :mod:`geosr.gains` says how sure a gain is. docs/evaluation.md describes
+:mod:`geosr.degrade` makes the coarse field, :mod:`baselines` and the networks refine it, :mod:`metrics`
+and :mod:`spectrum` score the results, :mod:`gains` says how sure a gain is. docs/evaluation.md describes
 the protocol for readers.
 
 Two tables: all valid cells, and those away from gaps. Near a gap every method works with filled neighbours, and the
@@ -20,8 +20,11 @@ import numpy as np
 import xarray as xr
 from odc.geo.geobox import GeoBox
 
-from geosr import conserve, degrade, grid, interpolate, metrics
-from geosr.baselines import (
+from geosr import conserve, degrade, grid, interpolate
+from geosr.degrade import PRECISION, TROPOMI, Degradation
+from geosr.errors import GeosrWarning, InputError, UsageError, blame
+from geosr.evaluation import metrics
+from geosr.evaluation.baselines import (
     BACK_PROJECTED,
     BASELINES,
     BICUBIC,
@@ -35,14 +38,12 @@ from geosr.baselines import (
     padded_for,
     refined,
 )
-from geosr.cases import Case, ModelLike, Truth, cases_of, chosen_networks
-from geosr.degrade import PRECISION, TROPOMI, Degradation
-from geosr.errors import GeosrWarning, InputError, UsageError, blame
-from geosr.gains import Gain, gain_of_one
+from geosr.evaluation.cases import Case, ModelLike, Truth, cases_of, chosen_networks
+from geosr.evaluation.gains import Gain, gain_of_one
+from geosr.evaluation.panels import cut_panels
+from geosr.evaluation.results import Evaluation, Evaluations, Network, ScoreTable
+from geosr.evaluation.spectrum import spectrum
 from geosr.models import Model
-from geosr.panels import cut_panels
-from geosr.results import Evaluation, Evaluations, Network, ScoreTable
-from geosr.spectrum import spectrum
 
 __all__ = [
     "BACK_PROJECTED",
