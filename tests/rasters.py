@@ -60,3 +60,9 @@ def write_days(folder: Path, days: int = 6, shape: tuple[int, int] = (120, 100))
         write_map(folder / f"day_202310{day:02d}.tif", values)
     write_map(folder / "day_mean.tif", plumes(shape, 0))
     return folder
+
+
+def blocks_to_field(blocks: np.ndarray, scale: int) -> np.ndarray:
+    """(n, K, K, scale ** 2) by coarse cell to (n, K scale, K scale)."""
+    n, k = blocks.shape[:2]
+    return blocks.reshape(n, k, k, scale, scale).transpose(0, 1, 3, 2, 4).reshape(n, k * scale, k * scale)

@@ -1,5 +1,6 @@
 """What the documentation shows runs."""
 
+import runpy
 from pathlib import Path
 
 import pytest
@@ -29,3 +30,8 @@ def test_ci_runs_the_second_block_of_the_readme():
     assert "geosr downscale sample_data/" in blocks[0].split("```")[0]
     assert "pytest" in blocks[1].split("```")[0]
     assert "README.md" in Path(ROOT / ".ci" / "run").read_text()
+
+
+def test_the_table_of_skill_is_the_cards():
+    table = runpy.run_path(str(ROOT / "docs" / "models.py"))["table"]()
+    assert table in (ROOT / "docs" / "models.md").read_text(encoding="utf-8")

@@ -64,6 +64,7 @@ def test_the_plain_recipe_is_the_papers():
         (("3e-3", "-1.0"), "above 0"),
         (("[schedule]", "[schedule"), "TOML"),
         (("[patches]", '[loss]\nkind = "l7"\n[patches]'), "charbonnier or mse"),
+        (("[patches]", "[loss]\nrelative = -0.1\n[patches]"), r"loss.relative"),
         (("[patches]\nsize = 24\nbatch = 4", ""), None),
         (("size = 24", "size = 24\nmin_valid = 0"), "min_valid"),
         (("size = 24", "size = 24\nedge = 2.0"), "edge"),
@@ -85,7 +86,7 @@ def test_the_plain_recipe_is_the_papers():
         (("[patches]", "[degradation]\nnoise = [1, 2, 3]\n[patches]"), r"degradation.noise"),
         (("[network]", "[loss]\nconserve = false\n[network]\nresidual = false"), r"network.equivariant"),
         (("[network]", "[[simulate]]\nscenes = 1\n[network]"), None),
-        (('name = "tiny"', 'name = "tiny"\nunits = ""\n[[simulate]]'), "units"),
+        (('name = "tiny"', 'name = "tiny"\nunits = ""\nsimulate = [{scenes = 1}]'), "units"),
     ],
 )
 def test_recipes_that_cannot_work(change, match):

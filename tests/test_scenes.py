@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime as dt
 import warnings
 
@@ -20,7 +19,16 @@ from geosr.grid import cell_areas
 from geosr.training.dates import meet, span_in, within
 from geosr.training.recipe import Data, Recipe, Simulated, parse_recipe
 from geosr.training.regions import extent_of, kept, place_of, reach_of
-from geosr.training.scenes import blurred, files_of, load_scenes, planes_of, read_truth, simulated_scenes
+from geosr.training.scenes import (
+    _pass,
+    _seen,
+    blurred,
+    files_of,
+    load_scenes,
+    planes_of,
+    read_truth,
+    simulated_scenes,
+)
 from geosr.training.truths import planes_in
 from rasters import RECIPE, plumes, write_days, write_map
 from strategies import geoboxes, write_tif
@@ -144,15 +152,47 @@ def test_every_band_of_an_image_is_a_truth(tmp_path):
 
 @pytest.mark.parametrize(("suffix", "driver"), [("png", "PNG"), ("bmp", "BMP"), ("tif", "GTiff")])
 def test_plain_pictures(tmp_path, suffix, driver):
+    image = pytest.importorskip("PIL.Image")
     rgb = np.random.default_rng(0).integers(0, 255, (3, 20, 30)).astype(np.uint8)
-    profile = {"driver": driver, "width": 30, "height": 20, "count": 3, "dtype": "uint8"}
-    with warnings.catch_warnings(), contextlib.ExitStack() as stack:
+    write_picture(tmp_path / f"p.{suffix}", rgb, driver)
+    planes = planes_in(tmp_path / f"p.{suffix}")
+    if driver == "GTiff":  # bands of a sensor, each a truth
+        assert [p.label for p in planes] == ["p.tif (1)", "p.tif (2)", "p.tif (3)"]
+        np.testing.assert_array_equal(np.stack([p.read()[0] for p in planes]), rgb)
+    else:  # a photograph: referee is Pillow's own conversion, which rounds
+        (plane,) = planes
+        np.testing.assert_allclose(plane.read()[0], image.fromarray(rgb.transpose(1, 2, 0)).convert("L"), atol=1)
+    values, areas = planes[0].read()
+    assert (values.dtype, values.shape, areas.shape) == (np.float32, (20, 30), (20, 1))
+    assert (areas == 1).all()
+    assert all(p.box is None and p.units is None and p.span is None for p in planes)
+
+
+def write_picture(path, bands, driver="PNG", colours=None, **profile):
+    profile = {"driver": driver, "count": len(bands), "dtype": bands.dtype, **profile}
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-        file = stack.enter_context(rasterio.open(tmp_path / "p.png", "w", **profile))
-        file.write(grey, 1)
-        file.write_colormap(1, {0: (0, 0, 0, 255)})
+        with rasterio.open(path, "w", height=bands.shape[1], width=bands.shape[2], **profile) as file:
+            file.write(bands)
+            if colours:
+                file.write_colormap(1, colours)
+
+
+def test_pictures_with_gaps_alpha_or_a_palette(tmp_path):
+    grey = np.random.default_rng(1).integers(1, 255, (1, 20, 30)).astype(np.uint8)
+    grey[0, 3, 4] = 0
+    write_picture(tmp_path / "gap.tif", grey, "GTiff", nodata=0)
+    ((values, _),) = (p.read() for p in planes_in(tmp_path / "gap.tif"))
+    np.testing.assert_array_equal(np.isnan(values), grey[0] == 0)
+    write_picture(tmp_path / "alpha.png", np.concatenate([grey, grey]))
+    ((values, _),) = (p.read() for p in planes_in(tmp_path / "alpha.png"))
+    np.testing.assert_array_equal(np.nan_to_num(values), np.where(np.isnan(values), 0, grey[0]))
+    write_picture(tmp_path / "palette.png", grey, colours={i: (i, 0, 0, 255) for i in range(256)})
     with pytest.raises(InputError, match="palette"):
-        planes_in(tmp_path / "p.png")
+        planes_in(tmp_path / "palette.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "palette.png").read_bytes()[:60])
+    with pytest.raises(InputError, match="corrupt"):
+        planes_in(tmp_path / "cut.png")
 
 
 def test_areas_are_in_square_metres(tmp_path):
@@ -274,9 +314,9 @@ def test_rasters_on_different_grids_are_not_averaged(folder, tmp_path):
     write_map(tmp_path / "a.tif", plumes((40, 40), 0))
     write_map(tmp_path / "b.tif", plumes((40, 40), 0), west=111)
     with pytest.raises(ModelError, match="different grids"):
-        load_scenes(Recipe("n", 4, (Data("*.tif", composites=(2,)),)), tmp_path)
+        load_scenes(Recipe("n", 4, (Data("*.tif", composites=(2,)),), units=""), tmp_path)
     write_map(tmp_path / "b.tif", plumes((40, 40), 0), west=110 + 1e-9)  # rounding is no other grid
-    assert len(load_scenes(Recipe("n", 4, (Data("*.tif", composites=(2,)),)), tmp_path)) == 1
+    assert len(load_scenes(Recipe("n", 4, (Data("*.tif", composites=(2,)),), units=""), tmp_path)) == 1
 
 
 def test_more_than_fits_into_memory(folder, monkeypatch):
@@ -304,3 +344,37 @@ def test_simulated_scenes_are_the_seed_s():
     assert all(np.array_equal(a.values, b.values) for a, b in zip(first, again, strict=True))
     assert not np.array_equal(first[0].values[:20, :20], other[0].values[:20, :20])
     assert 0.01 < np.median([s.values.max() for s in first]) < 1000  # columns in 1e15 molec cm-2
+
+
+@given(st.floats(1, 8), st.floats(1, 2), st.floats(-0.35, 0.35), st.integers(0, 99))
+def test_a_pass_conserves_the_mean_of_its_pixels(height, stretch, turn, seed):
+    values = plumes((40, 50), seed)
+    got = _pass(values, (height, height * stretch), turn, 0.0, 0.0, np.random.default_rng(seed))
+    assert got.sum() == pytest.approx(values.sum(dtype=np.float64), rel=1e-6)
+    for pixel in np.unique(got):  # to float64's last digits no two pixels have one mean
+        assert pixel == pytest.approx(values[got == pixel].mean(dtype=np.float64), rel=1e-6)
+    area = height * height * stretch
+    assert np.unique(got).size <= values.size / area + 2 * (90 / height + 2) + 2  # and those cut off at the edge
+
+
+def test_a_pass_has_noise_and_gaps_by_pixel():
+    rng = np.random.default_rng(0)
+    flat = np.zeros((200, 200), np.float32)
+    got = _pass(flat, (2.0, 4.0), 0.0, 3.0, 0.25, rng)
+    pixels = np.unique(got[~np.isnan(got)])
+    assert pixels.size == pytest.approx(0.75 * 101 * 51, rel=0.05)
+    assert pixels.std() == pytest.approx(3, rel=0.05)
+    assert np.isnan(got).mean() == pytest.approx(0.25, abs=0.03)
+
+
+def test_what_is_seen_has_no_gaps_and_keeps_the_level():
+    """In each of its ways: as it is, smoothed, as a mean of passes."""
+    values = plumes((60, 60), 0)
+    same = 0
+    for seed in range(12):
+        got = _seen(values, 0.0, np.random.default_rng(seed))
+        same += np.array_equal(got, values)
+        assert (got.dtype, got.shape) == (np.float32, values.shape)
+        assert got.mean() == pytest.approx(values.mean(), rel=0.03)
+        assert got.std() <= values.std() * 1.001
+    assert 1 <= same <= 6  # one in four

@@ -95,6 +95,9 @@ def command(
         progress = _Progress(task.recipe, reporter)
         with progress.shown(output):
             card = train(task.recipe, task.data, output, progress.look, overwrite, resume, progress.tick)
+        if progress.stopped:
+            looks = f"{task.recipe.schedule.patience} look{'s' if task.recipe.schedule.patience > 1 else ''}"
+            reporter.say(f"stopped at step {progress.stopped}: {looks} without a better validation loss")
     reporter.result(table([card]), card.to_dict())
 
 
@@ -107,6 +110,12 @@ class _Progress:
         self.every = recipe.schedule.validate_every
         self.bar: Any = None
         self.validation = ""
+        self.last = 0
+
+    @property
+    def stopped(self) -> int:
+        """The step after which early stopping ended the first phase; 0 if it did not."""
+        return self.last if self.last < self.steps["model"] else 0
 
     @contextlib.contextmanager
     def shown(self, output: str) -> Iterator[None]:
@@ -136,13 +145,18 @@ class _Progress:
         now = step + (self.steps["model"] if phase == "sigma" else 0)
         if now - self.bar.n > 1:  # a resumed run, or one that stopped early: what was not done now has no rate
             self.bar.initial, self.bar.n = now - 1, now - 1
-        self.bar.set_description(f"train {phase}", refresh=False)
+        self.bar.set_description("score" if now == self.bar.total else f"train {phase}", refresh=False)
         self.bar.set_postfix_str(f"loss {loss:.4g}{self.validation}", refresh=False)
         self.bar.update(now - self.bar.n)
 
     def look(self, row: Row) -> None:
         """A line of the curve is done."""
-        self.validation = "" if row.validation is None else f", validation {row.validation:.4g}"
+        if row.phase == "model":
+            self.last = row.step
+        if row.phase == "sigma":
+            self.validation = ""
+        elif row.validation is not None:
+            self.validation = f", validation {row.validation:.4g}"
         if self.bar.disable and row.step % self.every == 0:
             total = self.steps[row.phase]
             self.reporter.say(f"{row.phase}: step {row.step} of {total}, loss {row.loss:.4g}{self.validation}")

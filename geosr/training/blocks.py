@@ -28,6 +28,9 @@ from geosr.training.truths import Plane
 # Share of a place at its end that is not trained on, and share of that end that is held out.
 _END, _HELD = 0.25, 0.6
 
+# Share of the end's valid cells at either side of it that are too few for a block of their own.
+_FEW = 0.05
+
 # What is trained on, and each of the others, is at least so many coarse cells wide.
 _LEAST_TRAINED, _LEAST = 12, 8
 
@@ -76,19 +79,22 @@ def blocks_of(planes: Sequence[Plane], reach: int, scale: int, number: int) -> B
     # Along the axis that is longer as the network counts.
     far = int(np.argmax([np.ptp(v) / a for v, a in zip(axes, apart, strict=True)]))
     near = 1 - far
-    top = float(axes[far].max())
-    cut = min(float(np.quantile(axes[far], 1 - _END)), top - _LEAST * scale * cell[far])
-    if cut - apart[far] - float(axes[far].min()) < _LEAST_TRAINED * scale * cell[far]:
+    low_far, top = float(axes[far].min()), float(axes[far].max())
+    earliest = low_far + _LEAST_TRAINED * scale * cell[far] + apart[far]
+    latest = top - _LEAST * scale * cell[far]
+    if earliest > latest:
         return Blocks()
+    cut = min(max(float(np.quantile(axes[far], 1 - _END)), earliest), latest)
     end, across = (cut, high[far]), (low[near] - apart[near], high[near] + apart[near])
     closed = _box({far: (cut - apart[far], high[far] + apart[far]), near: across}, planes)
     beside = axes[near][axes[far] >= cut]
-    room = float(np.ptp(beside)) - apart[near]
+    first, last = (float(v) for v in np.quantile(beside, [_FEW, 1 - _FEW]))
+    room = last - first - apart[near]
     around = planes[0].box is not None and near == 0 and across[1] - across[0] >= 360
     if around or room * min(_HELD, 1 - _HELD) < _LEAST * scale * cell[near]:
         whole = _box({far: end, near: (low[near], high[near])}, planes)
         return Blocks((whole,), (), (closed,)) if number % 2 == 0 else Blocks((), (whole,), (closed,))
-    checked = low[near], float(beside.min()) + (1 - _HELD) * room
+    checked = low[near], first + (1 - _HELD) * room
     held = checked[1] + apart[near], high[near]
     return Blocks((_box({far: end, near: held}, planes),), (_box({far: end, near: checked}, planes),), (closed,))
 

@@ -11,6 +11,7 @@ from geosr.training.recipe import Data, Network, Patches, Recipe, Schedule, Sigm
 #: What is trained unless something else is chosen.
 DEFAULT_ARCHITECTURE = "edsr-32x6"
 DEFAULT_SCALE = 4
+DEFAULT_STEPS = 3000
 PLAIN_ARCHITECTURE = "srcnn-9-1-5"
 
 #: Adam's rate for the plain SRCNN.
@@ -96,6 +97,7 @@ def template(choices: Choices) -> Recipe:
     name = choices.architecture or (PLAIN_ARCHITECTURE if choices.plain else DEFAULT_ARCHITECTURE)
     scale = DEFAULT_SCALE if choices.scale is None else choices.scale
     size, batch, rate = (96, 8, 2e-3) if architecture(name).coarse else (48, 16, 1e-3)
+    steps = choices.steps or DEFAULT_STEPS
     start = Recipe(
         name="new",
         scale=scale,
@@ -103,7 +105,7 @@ def template(choices: Choices) -> Recipe:
         validate=(Data("*"),),
         network=Network(name),
         patches=Patches(size // scale * scale or size, batch, min_valid=0.4, contrast_power=1.0),
-        schedule=Schedule(3000, rate, validate_every=150, patience=8),
-        sigma=Sigma("sigma-24x4", max(1, (choices.steps or 3000) // 3)),
+        schedule=Schedule(steps, rate, validate_every=max(10, steps // 20), patience=8),
+        sigma=Sigma("sigma-24x4", max(1, steps // 3)),
     )
     return changed(start, choices)

@@ -52,14 +52,27 @@ def draw(place: Path, curve: Sequence[Row], recipe: Recipe) -> bool:
 
 
 def _panel(ax: Any, rows: Sequence[Row], recipe: Recipe, phase: str) -> None:
+    from matplotlib.ticker import NullFormatter
+
     steps = [row.step for row in rows]
-    ax.plot(steps, [row.loss for row in rows], color=_LOSS, lw=1.2, label="training, mean since the point before")
+    ax.plot(
+        steps,
+        [row.loss for row in rows],
+        ".-",
+        color=_LOSS,
+        lw=1.2,
+        ms=3,
+        label="training (mean between points)",
+    )
     looks = [(row.step, row.validation) for row in rows if row.validation is not None]
     if looks:
         ax.plot(*zip(*looks, strict=True), "o-", color=_VALIDATION, lw=0.8, ms=3.5, label="validation")
     chosen = chosen_step(rows, recipe.schedule.patience if phase == "model" else 0)
     ax.axvline(chosen, color=_CHOSEN, ls="--", lw=1, label=f"kept: step {chosen}")
     ax.set_yscale("log")
+    low, high = ax.get_ylim()
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_minor_formatter("{x:g}" if high < 10 * low else NullFormatter())  # a decade has ticks enough
     ax.set_xlim(0, 1.02 * steps[-1])
     name = recipe.network.architecture if phase == "model" else recipe.sigma.architecture
     ax.set_title(f"{_TITLES.get(phase, phase)}, {name}", fontsize=9)
@@ -67,4 +80,4 @@ def _panel(ax: Any, rows: Sequence[Row], recipe: Recipe, phase: str) -> None:
     kind = recipe.loss.kind if phase == "model" else "pinball"
     ax.set_ylabel(f"{kind} loss (spreads of the patch)")
     ax.grid(True, which="both", lw=0.3, alpha=0.6)
-    ax.legend(fontsize=8)
+    ax.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3, frameon=False, columnspacing=1)

@@ -31,6 +31,9 @@ _FLAT = 1e-3
 # Squares are drawn from a lattice this coarse (cells), and shifted by less than it: every phase of every scale comes.
 _LATTICE = 4
 
+# After so many squares without enough complete coarse cells there are none.
+_TRIES = 10_000
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -112,12 +115,16 @@ class Sampler:
         return Batch(coarse[..., None], truth, mask[..., None], weight[:, None, None, None])
 
     def _example(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.float32]:
-        while True:
+        for _ in range(_TRIES):
             which = int(np.searchsorted(self._shares, self.rng.uniform(), side="right"))
             places = self._scenes[min(which, len(self._scenes) - 1)]
             example = self._cut(places, *places.draw(self.rng))
             if example is not None:
                 return example
+        raise ModelError(
+            f"{_TRIES} squares in a row have no two complete coarse cells",
+            "use a smaller scale, or data with fewer gaps",
+        )
 
     def _cut(self, places: _Places, row: int, col: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.float32] | None:
         """Example whose truth starts at (row, col); None if too few coarse cells are complete."""

@@ -95,7 +95,7 @@ def plan(folder: Path, name: str, choices: Choices) -> Plan:
     )
     recipe = _with_patches(recipe, folder, choices)
     files = len({p.path for p in planes})
-    many = f"{len(planes)} rasters in {files} files" if len(planes) != files else f"{files} rasters"
+    many = _count(len(planes), "raster") + (f" in {_count(files, 'file')}" if len(planes) != files else "")
     kind = "" if planes[0].box is not None else ", plain pictures without georeference: on maps the model is a guess"
     squares = f"{recipe.network.architecture}, x{recipe.scale}, squares of {recipe.patches.size} cells"
     return Plan(recipe, (f"{many}, units {recipe.units or 'as they are'}{kind}", how, squares))
@@ -124,11 +124,11 @@ def _survey(folder: Path, scale: int, variable: str) -> list[Plane]:
         planes = [p for p in planes if p.box is not None]
     reasons = _some([f"{path.relative_to(folder)}: {reason}" for path, reason in left.items()], "; ")
     if not planes:
-        what = f"none of its {len(left)} rasters can be trained on ({reasons})" if left else "holds no raster"
+        none = f"none of {_count(len(left), 'raster')} can be trained on ({reasons})"
+        what = none if left else "holds no raster"
         raise InputError(what, "put GeoTIFF or NetCDF maps there; geosr info FILE says what geosr sees in one", folder)
     if left:
-        files = f"{len(left)} file{'s are' if len(left) > 1 else ' is'} left out"
-        warnings.warn(f"{files}: {reasons}", GeosrWarning, stacklevel=2)
+        warnings.warn(f"{_count(len(left), 'file')} left out: {reasons}", GeosrWarning, stacklevel=2)
     return planes
 
 
@@ -157,6 +157,10 @@ def _units(planes: Sequence[Plane]) -> str:
     except GeosrError:
         return ""
     return first
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 def _some(names: Sequence[str], separator: str = ", ") -> str:
@@ -191,9 +195,11 @@ def _too_little(planes: list[Plane], folder: Path, recipe: Recipe) -> InputError
     fits = [t for t in tries if t != known and least_length(reach_of(template(Choices(t[1], t[0]))), t[1]) <= side]
     smaller = f", or use --architecture {fits[0][0]} --scale {fits[0][1]}, which sees less" if fits else ""
     reach = reach_of(recipe)
+    least = least_length(reach, recipe.scale)
+    found = f"the longest raster has {side} cells" if side < least else "larger cells or gaps leave less"
     return InputError(
-        f"too little to hold some out: the longest raster has {side} cells, and {recipe.network.architecture} at "
-        f"x{recipe.scale}, which sees {reach} to each side, needs {least_length(reach, recipe.scale)}",
+        f"too little to hold some out: {recipe.network.architecture} at x{recipe.scale}, which sees {reach} cells to "
+        f"each side, needs {least} in a row; {found}",
         f"add rasters of {FEWEST_PLACES} places, or of {FEWEST_DATES} dates (told by their times or names){smaller}",
         folder,
     )
@@ -276,8 +282,9 @@ def _by_block(groups: list[list[Plane]], blocks: list[Blocks], folder: Path) -> 
             own = [p for p in members if boxes and place_of(p, boxes, (), 0).rects]
             sets[kind] += (_table(own, folder, kind, region=boxes),) if own else ()
     held = sum(bool(b.heldout) for b in blocks)
-    small = "" if sets["validate"] else "; too small to validate on more"
-    return sets, f"split by region: a block of {held} of {len(groups)} separate places held out{small}"
+    ends = "the place" if len(groups) == 1 else f"{held} of {len(groups)} separate places"
+    small = "" if sets["validate"] else "; too small to validate on another"
+    return sets, f"split by region: holding out a block at the end of {ends}{small}"
 
 
 def _table(planes: Sequence[Plane], folder: Path, kind: str, **where: object) -> Data:
@@ -295,18 +302,34 @@ _LOOKED, _ENOUGH = 12, 0.6
 
 def _with_patches(recipe: Recipe, folder: Path, choices: Choices) -> Recipe:
     """The recipe with squares that fit into the data, and that ask of it no more valid cells than it has."""
-    chosen = [(p, data) for data in recipe.train for p in planes_of(data, folder, recipe.units)]
-    looked = [read_truth(p, data)[0] for p, data in chosen[:: -(-len(chosen) // _LOOKED)]]
+    looked = _looked_at(recipe.train, recipe, folder)
     sides = [min(v.shape) for v in looked if v.size]
     size = recipe.patches.size
     if choices.patch is None and sides:
         fits = int(np.median(sides)) // recipe.scale * recipe.scale
         size = max(min(size, fits), recipe.scale)
-    shares = [_fullest(~np.isnan(v), size) for v in looked if v.size and not np.isnan(v).all()]
+    shares = [share for v in looked if (share := _fullest(~np.isnan(v), size))]
     if not shares:
         raise InputError("the rasters to train on have no valid cell", "check their nodata values", folder)
     least = min(recipe.patches.min_valid, _ENOUGH * float(np.median(shares)))
+    checked = [_fullest(~np.isnan(v), size) for v in _looked_at(recipe.validate, recipe, folder)]
+    if recipe.validate and not any(checked):
+        _warn_unvalidated()
+        recipe = replace(recipe, validate=(), schedule=replace(recipe.schedule, patience=0))
+    elif checked:  # one square to look at is enough
+        least = min(least, _ENOUGH * max(checked))
     return replace(recipe, patches=replace(recipe.patches, size=size, min_valid=float(f"{least:.2g}")))
+
+
+def _looked_at(sets: tuple[Data, ...], recipe: Recipe, folder: Path) -> list[np.ndarray]:
+    """Some of the sets' truths."""
+    chosen = [(p, data) for data in sets for p in planes_of(data, folder, recipe.units)]
+    return [read_truth(p, data)[0] for p, data in chosen[:: max(1, -(-len(chosen) // _LOOKED))]]
+
+
+def _warn_unvalidated() -> None:
+    text = "no valid cell to validate on: training goes to its end, without early stopping"
+    warnings.warn(text, GeosrWarning, stacklevel=2)
 
 
 def _fullest(valid: np.ndarray, size: int) -> float:

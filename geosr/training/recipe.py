@@ -198,12 +198,16 @@ class Loss:
     ----------
     conserve : of the error after conservation, which takes each coarse cell's mean error away.
     spread_power : weight of an example: its spread to this power.
+    relative : above 0, the errors of a square are divided by the root mean square error of its conserved bicubic
+        refinement plus this (in spreads), before ``epsilon`` is applied: what counts is what the network gains, in
+        smooth squares as much as in rough ones.
     """
 
     kind: str = "charbonnier"
     epsilon: float = 0.01
     conserve: bool = True
     spread_power: float = 0.0
+    relative: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -269,6 +273,7 @@ class Recipe:
         require(batch > 0, "patches.batch", batch, "use 1 or more")
         require(0 <= self.patches.edge <= 1, "patches.edge", self.patches.edge, "use a share from 0 to 1")
         require(self.loss.kind in LOSSES, "loss.kind", self.loss.kind, f"use {' or '.join(LOSSES)}")
+        require(0 <= self.loss.relative < math.inf, "loss.relative", self.loss.relative, "use a number from 0")
         require(self.schedule.steps > 0, "schedule.steps", self.schedule.steps, "use 1 or more")
         for part, table in (("schedule", self.schedule), ("sigma", self.sigma)):
             rate = table.learning_rate
