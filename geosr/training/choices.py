@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from geosr.models.architectures import architecture
-from geosr.training.recipe import Data, Network, Patches, Recipe, Schedule, Sigma
+from geosr.training.recipe import Data, Loss, Network, Patches, Recipe, Schedule, Sigma
 
 #: What is trained unless something else is chosen.
 DEFAULT_ARCHITECTURE = "edsr-32x6"
@@ -76,7 +76,8 @@ def changed(recipe: Recipe, choices: Choices) -> Recipe:
     elif c.scale is not None and size % scale:
         size = max(scale, size // scale * scale)
     parts["patches"] = replace(recipe.patches, size=size, **_given(batch=c.batch))
-    parts["loss"] = replace(recipe.loss, conserve=conserve, **_given(kind=c.loss or ("mse" if c.plain else None)))
+    loss = _given(kind=c.loss or ("mse" if c.plain else None), relative=0.0 if c.plain else None)
+    parts["loss"] = replace(recipe.loss, conserve=conserve, **loss)
     rate = c.learning_rate if c.learning_rate is not None or not c.plain else PLAIN_RATE
     schedule = _given(steps=c.steps, learning_rate=rate, validate_every=c.validate_every, patience=c.patience)
     parts["schedule"] = replace(recipe.schedule, **schedule)
