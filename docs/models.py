@@ -1,6 +1,6 @@
 """Prints the table of skill in docs/models.md, from the cards of the shipped models.
 
-    python docs/models.py
+python docs/models.py
 """
 
 from typing import Any
@@ -9,8 +9,8 @@ from geosr.models import available
 
 BICUBIC, BEST = "bicubic", "back-projected bicubic"
 HEAD = (
-    "| scale | held-out set (scenes) | bicubic, PSNR | back-projected | SRCNN | EDSR | EDSR over the best interpolation |"
-    " least in any scene | SSIM: back-projected, SRCNN, EDSR | errors within 1 σ, 2 σ |"
+    "| scale | held-out set (scenes) | bicubic, PSNR | back-projected | SRCNN | EDSR | EDSR over the best interpolation"
+    " | least in any scene | SSIM: back-projected, SRCNN, EDSR | errors within 1 σ, 2 σ |"
 )
 
 
@@ -22,7 +22,7 @@ def row(scale: int, edsr: dict[str, Any], srcnn: dict[str, Any]) -> str:
     within = edsr["sigma"]
     cells = [
         f"×{scale}",
-        f"{edsr['name'].split(':')[0]} ({edsr['scenes']})",
+        f"{edsr['name']} ({edsr['scenes']})",
         f"{psnr[BICUBIC]:.2f}",
         f"{psnr[BEST] - psnr[BICUBIC]:+.2f}",
         f"{srcnn['psnr']['srcnn'] - psnr[BICUBIC]:+.2f}",

@@ -29,7 +29,7 @@ NO2_ENVELOPE: dict[str, Any] = {
 }
 
 
-def bundle_with(folder: Path, name: str = "no2-srcnn-9-3-5-x4", **changes: Any) -> Path:
+def bundle_with(folder: Path, name: str = "no2-srcnn-9-3-5-n64-x4", **changes: Any) -> Path:
     """A copy in ``folder`` of the shipped model ``name`` whose card has ``changes``."""
     source = load_model(name)
     place = folder / "changed"

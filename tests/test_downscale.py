@@ -283,7 +283,7 @@ def test_errors_name_the_way_out(coarse):
     with pytest.raises(ModelError, match="no edsr model for scale 16.*--method bicubic"):
         coarse.geosr.downscale(16, method="edsr")
     with pytest.raises(UsageError, match="is of the family srcnn, not edsr; use --method srcnn"):
-        coarse.geosr.downscale(4, method="edsr", model="no2-srcnn-9-3-5-x4")
+        coarse.geosr.downscale(4, method="edsr", model="no2-srcnn-9-3-5-n64-x4")
     with pytest.raises(UsageError, match="takes no model"):
         coarse.geosr.downscale(4, method="bicubic", model="x")
     with pytest.raises(UsageError, match="not known"):
@@ -314,7 +314,7 @@ def test_auto_is_the_shipped_default_and_a_family_is_that_one(coarse):
 def test_a_model_is_taken_with_auto_and_with_its_family(coarse):
     want = coarse.geosr.downscale(4, method="srcnn")
     for method in ("auto", "srcnn"):
-        assert coarse.geosr.downscale(4, method=method, model="no2-srcnn-9-3-5-x4").identical(want)
+        assert coarse.geosr.downscale(4, method=method, model="no2-srcnn-9-3-5-n64-x4").identical(want)
 
 
 def test_a_tile_smaller_than_the_overlap_is_enlarged(coarse):

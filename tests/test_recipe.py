@@ -29,7 +29,7 @@ from rasters import RECIPE
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
-@pytest.mark.parametrize("family", ["srcnn-9-3-5", "edsr-32x6"])
+@pytest.mark.parametrize("family", ["srcnn-9-3-5-n64", "edsr-32x6"])
 def test_committed_recipes(scale, family):
     recipe = read_recipe(f"no2-{family}-x{scale}")
     assert (recipe.scale, recipe.network.architecture) == (scale, family)
@@ -113,7 +113,7 @@ def test_dates_of_toml_and_a_single_box():
 
 
 def test_unknown_recipe_lists_its_own(tmp_path):
-    with pytest.raises(ModelError, match="no2-srcnn-9-3-5-x4"):
+    with pytest.raises(ModelError, match="no2-srcnn-9-3-5-n64-x4"):
         read_recipe("nothing")
     (tmp_path / "raster.tif").write_bytes(b"II*\0\xff\xfe\x80")
     with pytest.raises(ModelError, match="not a recipe"):

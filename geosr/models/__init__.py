@@ -1,6 +1,6 @@
 """Trained networks: find one, load it, refine a channel with it.
 
-``load_model("no2-srcnn-9-3-5-x4")`` or a path to a bundle (:mod:`geosr.models.bundle`) gives a :class:`Model`. The
+``load_model("no2-srcnn-9-3-5-n64-x4")`` or a path to a bundle (:mod:`geosr.models.bundle`) gives a :class:`Model`. The
 networks: :mod:`geosr.models.architectures`; why they need no statistics of the scene:
 :mod:`geosr.models.keras_network`. Engines: :mod:`geosr.models.engines`.
 """

@@ -106,6 +106,7 @@ def template(choices: Choices) -> Recipe:
         validate=(Data("*"),),
         network=Network(name),
         patches=Patches(size // scale * scale or size, batch, min_valid=0.4, contrast_power=1.0),
+        loss=Loss(epsilon=0.05, relative=0.003),
         schedule=Schedule(steps, rate, validate_every=max(10, steps // 20), patience=8),
         sigma=Sigma("sigma-24x4", max(1, steps // 3)),
     )

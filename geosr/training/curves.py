@@ -78,6 +78,7 @@ def _panel(ax: Any, rows: Sequence[Row], recipe: Recipe, phase: str) -> None:
     ax.set_title(f"{_TITLES.get(phase, phase)}, {name}", fontsize=9)
     ax.set_xlabel("step")
     kind = recipe.loss.kind if phase == "model" else "pinball"
-    ax.set_ylabel(f"{kind} loss (spreads of the patch)")
+    unit = "errors of bicubic" if phase == "model" and recipe.loss.relative else "spreads of the patch"
+    ax.set_ylabel(f"{kind} loss ({unit})")
     ax.grid(True, which="both", lw=0.3, alpha=0.6)
     ax.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3, frameon=False, columnspacing=1)

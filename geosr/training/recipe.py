@@ -385,7 +385,7 @@ def parse_recipe(text: str) -> Recipe:
 
 
 def read_recipe(path: str | os.PathLike[str]) -> Recipe:
-    """The recipe in a file, or one of geosr's own by name (``no2-srcnn-9-3-5-x4``)."""
+    """The recipe in a file, or one of geosr's own by name (``no2-srcnn-9-3-5-n64-x4``)."""
     file = Path(path)
     if not file.is_file():
         own = Path(__file__).parent.parent / "recipes" / f"{path}.toml"
