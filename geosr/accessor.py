@@ -88,7 +88,7 @@ class GeosrDataArrayAccessor:
         noise: float | xr.DataArray = 0.0,
         seed: int = 0,
     ) -> xr.DataArray:
-        """See :func:`geosr.degrade.degrade`: what a sensor with cells ``scale`` times larger would see."""
+        """See :func:`geosr.degrade`: what a sensor with cells ``scale`` times larger would see."""
         from geosr.degrade import degrade
 
         return degrade(self._data, scale, min_valid, kind=kind, mtf=mtf, noise=noise, seed=seed)
@@ -176,3 +176,18 @@ class GeosrDatasetAccessor:
             data_range=data_range,
             shave=shave,
         )
+
+    def degrade(
+        self,
+        scale: int = 4,
+        min_valid: float = 1.0,
+        *,
+        kind: str = "area",
+        mtf: tuple[float, float] = (0.74, 0.44),
+        noise: float | str | xr.DataArray = 0.0,
+        seed: int = 0,
+    ) -> xr.Dataset:
+        """See :func:`geosr.degrade`: what a sensor with cells ``scale`` times larger would see of its NO2 column."""
+        from geosr.degrade import degrade
+
+        return degrade(self._data, scale, min_valid, kind=kind, mtf=mtf, noise=noise, seed=seed)

@@ -15,8 +15,9 @@ truth itself. Three ways down, each with noise on request:
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import xarray as xr
@@ -224,8 +225,7 @@ def degrade_array(
     ----------
     fine, weights, scale, min_valid : as for :func:`area_mean`; ``min_valid`` means the same for every kind.
     how : default: the area mean without noise.
-    precision : with noise :data:`PRECISION`: (h, w), or (h * scale, w * scale). Of the latter the area mean is taken:
-        a coarse pixel gets the noise of a fine one, not that of an average over many, for it is one measurement.
+    precision : with noise :data:`PRECISION`: (h, w), or (h * scale, w * scale); see :func:`coarse_precision`.
     index : which field of a series this is, for the noise.
     """
     how = how or Degradation()
@@ -239,14 +239,21 @@ def degrade_array(
         return add_noise(coarse, how.noise, how.seed, index)
     if precision is None:
         raise UsageError("noise from the precision, but the data brings none", "give the noise as a number")
-    if precision.shape == fine.shape:
+    return add_noise(coarse, coarse_precision(precision, weights, scale, coarse.shape), how.seed, index)
+
+
+def coarse_precision(precision: np.ndarray, weights: np.ndarray, scale: int, shape: tuple[int, ...]) -> np.ndarray:
+    """``precision`` on the coarse grid of ``shape``: as it is, or the area mean where it is on the fine one.
+
+    A coarse pixel gets the precision of a fine one, not that of an average over many, for it is one measurement.
+    """
+    if precision.shape == tuple(n * scale for n in shape):
         precision = area_mean(precision, weights, scale, 1e-6)
-    if precision.shape != coarse.shape:
+    if precision.shape != shape:
         raise UsageError(
-            f"the precision has {precision.shape} cells, the coarse field {coarse.shape}",
-            "bring it to one of the grids",
+            f"the precision has {precision.shape} cells, the coarse field {shape}", "bring it to one of the grids"
         )
-    return add_noise(coarse, precision, how.seed, index)
+    return precision
 
 
 def modcrop(data: xr.DataArray, scale: int) -> xr.DataArray:
@@ -267,40 +274,67 @@ def modcrop(data: xr.DataArray, scale: int) -> xr.DataArray:
     return grid.with_geobox(data.isel({y: slice(ny), x: slice(nx)}), box, like=data)
 
 
+@overload
 def degrade(
     truth: xr.DataArray,
-    scale: int,
+    scale: int = 4,
     min_valid: float = 1.0,
     *,
     kind: str = "area",
     mtf: tuple[float, float] = TROPOMI,
-    noise: float | xr.DataArray = 0.0,
+    noise: float | str | xr.DataArray = 0.0,
     seed: int = 0,
-) -> xr.DataArray:
+) -> xr.DataArray: ...
+@overload
+def degrade(
+    truth: xr.Dataset | str | os.PathLike[str],
+    scale: int = 4,
+    min_valid: float = 1.0,
+    *,
+    kind: str = "area",
+    mtf: tuple[float, float] = TROPOMI,
+    noise: float | str | xr.DataArray = 0.0,
+    seed: int = 0,
+) -> xr.Dataset: ...
+def degrade(
+    truth: xr.DataArray | xr.Dataset | str | os.PathLike[str],
+    scale: int = 4,
+    min_valid: float = 1.0,
+    *,
+    kind: str = "area",
+    mtf: tuple[float, float] = TROPOMI,
+    noise: float | str | xr.DataArray = 0.0,
+    seed: int = 0,
+) -> xr.DataArray | xr.Dataset:
     """The coarse field that a sensor makes of ``truth``.
 
     Parameters
     ----------
-    truth : (…, y, x) on a grid, NaN where missing; cropped by :func:`modcrop`.
+    truth : (…, y, x) on a grid, NaN where missing, cropped by :func:`modcrop`; or a Dataset with one (its NO2 column);
+        or a file, read by :func:`geosr.open_no2`.
     scale : fine cells along a coarse cell's side.
-    min_valid : share of a coarse cell's area that must be valid, above 0.
+    min_valid : share of a coarse cell's area that must be valid, above 0, up to 1.
     kind, mtf, seed : as in :class:`Degradation`.
     noise : standard deviation in the units of ``truth``: a number, or a field with its dimensions, or (y, x), on its
-        grid or on the coarse one.
+        grid or on the coarse one; "precision" takes what a Dataset brings.
 
     Returns
     -------
     DataArray with the dimensions, attributes and dtype of ``truth`` (float32 if it held integers), on the coarsened
-    grid; computed at once.
+    grid; computed at once. For a Dataset or a file, a Dataset with that as its one variable.
 
     Raises
     ------
     UsageError
-        A kind, MTF, noise or seed that cannot be, or a truth smaller than one coarse cell.
+        A kind, MTF, noise, seed or ``min_valid`` that cannot be, or a truth smaller than one coarse cell.
 
-    >>> blurred = degrade(truth, 4, kind="psf", noise=0.3, seed=1)        # doctest: +SKIP
+    >>> blurred = geosr.degrade(truth, 4, kind="psf", noise=0.3, seed=1)        # doctest: +SKIP
     """
+    if not isinstance(truth, xr.DataArray):
+        return _degrade_main(truth, scale, min_valid, kind=kind, mtf=mtf, noise=noise, seed=seed)
     scale = grid.check_scale(scale)
+    if not 0 < min_valid <= 1:
+        raise UsageError(f"a valid share of {min_valid} is not possible", "give a number above 0, up to 1")
     fields = isinstance(noise, xr.DataArray)
     how = Degradation(kind, tuple(mtf), PRECISION if fields else noise, seed)  # type: ignore[arg-type]
     y, x = grid.spatial_dims(truth)
@@ -319,6 +353,31 @@ def degrade(
     kept = {n: c for n, c in ordered.coords.items() if not {y, x} & set(c.dims) and n != "spatial_ref"}
     out = xr.DataArray(coarse, dims=ordered.dims, coords=kept, attrs=dict(truth.attrs), name=truth.name)
     return grid.with_geobox(out, grid.coarsen(box, scale), like=truth)
+
+
+def _degrade_main(truth: Any, scale: int, min_valid: float, *, noise: Any, **options: Any) -> xr.Dataset:
+    """:func:`degrade` for the NO2 column of a Dataset or a file."""
+    from geosr.variables import main_variable
+
+    if not isinstance(truth, xr.Dataset):
+        from geosr.reading import open_no2
+
+        truth = open_no2(truth)
+    field = main_variable(truth)
+    drawn = precision_in(truth, field) if isinstance(noise, str) and noise == PRECISION else noise
+    coarse = degrade(field, scale, min_valid, noise=drawn, **options)
+    coarse.attrs.pop("ancillary_variables", None)  # they are not in the result
+    return coarse.to_dataset(name=str(field.name)).assign_attrs(truth.attrs)
+
+
+def precision_in(ds: xr.Dataset, field: xr.DataArray) -> xr.DataArray:
+    """The one-sigma precision that ``ds`` brings for ``field``, or a :class:`UsageError`."""
+    from geosr.variables import ancillary_of
+
+    for item in ancillary_of(ds, field):
+        if "standard_error" in str(item.attrs.get("standard_name", "")) or str(item.name).endswith("_precision"):
+            return item
+    raise UsageError("noise from the precision, but the data brings none", "give the noise as a number")
 
 
 def as_floating(data: xr.DataArray) -> np.ndarray:

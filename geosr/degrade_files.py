@@ -8,9 +8,8 @@ from os import PathLike, fspath
 from typing import Any
 
 from geosr import grid
-from geosr.degrade import PRECISION, TROPOMI, Degradation, degrade
+from geosr.degrade import TROPOMI, Degradation, degrade
 from geosr.errors import UsageError, blame
-from geosr.evaluation.cases import precision_of
 from geosr.jobs import Report
 
 
@@ -57,12 +56,9 @@ def degrade_file(
     if target.exists() and target.samefile(path):
         raise UsageError("the output is the input", "name another output with -o", target)
     with blame(path):
-        ds = open_no2(path, **options)
-        field = main_variable(ds)
-        drawn: Any = precision_of(ds, field) if noise == PRECISION else noise
-        coarse = degrade(field, scale, min_valid, kind=kind, mtf=how.mtf, noise=drawn, seed=seed)
+        ds = degrade(open_no2(path, **options), scale, min_valid, kind=kind, mtf=how.mtf, noise=noise, seed=seed)
+    coarse = main_variable(ds)
     coarse.attrs["geosr"] = f"degraded by {scale}: {how}"
-    coarse.attrs.pop("ancillary_variables", None)
     provenance = Provenance(
         inputs=((path.name, sha256_of(path)),),
         method=f"degraded by {scale}: {how}",
@@ -70,9 +66,9 @@ def degrade_file(
         conserve=False,
     )
     done = write(
-        coarse.to_dataset(name=str(field.name or "field")).assign_attrs(ds.attrs),
+        ds,
         target,
-        main=str(field.name or "field"),
+        main=str(coarse.name),
         provenance=provenance,
         overwrite=overwrite,
         creation_options=creation_options,

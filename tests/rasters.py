@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
+import xarray as xr
 from affine import Affine
 
 from strategies import write_tif
@@ -60,6 +62,36 @@ def write_days(folder: Path, days: int = 6, shape: tuple[int, int] = (120, 100))
         write_map(folder / f"day_202310{day:02d}.tif", values)
     write_map(folder / "day_mean.tif", plumes(shape, 0))
     return folder
+
+
+def write_series(path, times, bounds=(), name="time_bnds", key="bounds", fixed=False):
+    """Maps at ``times``; with their ``bounds`` in the variable ``name``, which the time names as ``key``."""
+    values = np.stack([plumes((20, 30), i) for i in range(len(times))])
+    lat, lon = 45 - 0.1 * (np.arange(20) + 0.5), 8 + 0.1 * (np.arange(30) + 0.5)
+    da = xr.DataArray(
+        values,
+        dims=("time", "latitude", "longitude"),
+        coords={
+            "time": np.array(times, dtype="datetime64[ns]"),
+            "latitude": ("latitude", lat, {"units": "degrees_north"}),
+            "longitude": ("longitude", lon, {"units": "degrees_east"}),
+        },
+        name="tropospheric_no2",
+        attrs={"units": "1e15 molec cm-2"},
+    )
+    dataset = da.to_dataset()
+    hours = "hours since 2000-01-01"
+    encoding = {"time": {"units": hours, "dtype": "float64"}}
+    if len(bounds):
+        dataset[name] = (("time", "nv"), np.array(bounds, dtype="datetime64[ns]"))
+        encoding[name] = {"units": hours, "dtype": "float64"}
+        dataset["time"].attrs |= {key: name} if key else {}
+    if fixed:
+        dataset = dataset.isel(time=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of xarray, where the units of both are not said in one place
+        dataset.to_netcdf(path, encoding=encoding)
+    return values
 
 
 def blocks_to_field(blocks: np.ndarray, scale: int) -> np.ndarray:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from odc.geo.geobox import GeoBox
 
+import geosr
 from geosr import conserve, grid
 from geosr.degrade import (
     KINDS,
@@ -26,7 +27,7 @@ from geosr.degrade import (
     resize_down,
 )
 from geosr.errors import InputError, UsageError
-from strategies import geoboxes, values
+from strategies import geoboxes, values, write_tif
 
 
 @given(st.data(), geoboxes(max_side=6), st.integers(2, 4), st.sampled_from([0.01, 0.5, 1.0]))
@@ -300,9 +301,34 @@ def test_degrade_takes_a_kind_and_noise_by_field():
         degrade(truth, 4, noise=truth.isel(lat=0))
 
 
-def test_the_accessor_is_the_function():
+@pytest.mark.parametrize("share", [0, -1, 2, float("nan"), float("inf")])
+def test_valid_shares_that_cannot_be(share):
+    with pytest.raises(UsageError, match="above 0, up to 1"):
+        degrade(field((13, 9)), 4, min_valid=share)
+
+
+def test_all_doorways_lead_to_the_function(tmp_path):
     truth = field((13, 9))
-    xr.testing.assert_identical(
-        truth.geosr.degrade(4, 0.5, kind="resize", noise=0.1, seed=3),
-        degrade(truth, 4, 0.5, kind="resize", noise=0.1, seed=3),
-    )
+    how = {"kind": "resize", "noise": 0.1, "seed": 3}
+    expected = degrade(truth, 4, 0.5, **how)
+    xr.testing.assert_identical(truth.geosr.degrade(4, 0.5, **how), expected)
+    xr.testing.assert_identical(geosr.degrade(truth, 4, 0.5, **how), expected)
+    ds = truth.to_dataset().assign_attrs(title="a day")
+    got = ds.geosr.degrade(4, 0.5, **how)
+    xr.testing.assert_identical(got, geosr.degrade(ds, 4, 0.5, **how))
+    xr.testing.assert_identical(got.no2, expected)
+    assert got.attrs == {"title": "a day"}
+    path = write_tif(tmp_path / "t.tif", truth.values)
+    xr.testing.assert_identical(geosr.degrade(path, 4, 0.5), geosr.degrade(geosr.open_no2(path), 4, 0.5))
+
+
+def test_a_dataset_brings_its_precision():
+    truth = field((13, 9)).assign_attrs(ancillary_variables="no2_precision")
+    ds = xr.Dataset({"no2": truth, "no2_precision": xr.full_like(truth, 0.5)})
+    got = geosr.degrade(ds, 4, 0.5, noise=PRECISION, seed=3)
+    np.testing.assert_array_equal(got.no2.values, degrade(truth, 4, 0.5, noise=0.5, seed=3).values)
+    assert list(got.data_vars) == ["no2"]
+    assert "ancillary_variables" not in got.no2.attrs
+    for without in (ds.drop_vars("no2_precision"), truth):
+        with pytest.raises(UsageError, match="brings none"):
+            geosr.degrade(without, 4, noise=PRECISION)

@@ -28,6 +28,7 @@ from geosr.evaluation.evaluate import (
     BILINEAR,
     CONSERVED,
     NEAREST,
+    EmptyTruth,
     Evaluation,
     Evaluations,
     Settings,
@@ -37,8 +38,11 @@ from geosr.evaluation.evaluate import (
     evaluate_array,
     refined,
 )
+from geosr.evaluation.gains import Gain
 from geosr.evaluation.metrics import value_range
+from geosr.evaluation.results import verdict
 from geosr.models import available, default_model, load_model
+from strategies import write_tif
 
 
 def plumes(shape=(96, 80), seed=0):
@@ -318,6 +322,133 @@ def test_noise_of_a_dataset_s_precision():
         evaluate([truth, truth], 4, network=False, noise=truth)
 
 
+@pytest.mark.parametrize("grid_of_the_precision", ["fine", "coarse"])
+def test_the_band_that_is_measured_is_what_downscale_writes(grid_of_the_precision):
+    """Referee: geosr.downscale of the degraded field with its precision."""
+    truth = raster(plumes(), units="1e15 molec cm-2", ancillary_variables="no2_precision").rename("no2")
+    precision = (0.2 + truth / 10).rename("no2_precision")
+    coarse = degrade(truth, 4, 0.5, noise=precision, seed=1).assign_attrs(truth.attrs)
+    coarse_precision = degrade(precision, 4, 1e-6).drop_attrs()
+    ds = xr.Dataset({"no2": truth, "no2_precision": precision})
+    if grid_of_the_precision == "fine":
+        found = evaluate(ds, 4, default_model(4), noise="precision", seed=1)
+    else:
+        found = evaluate(truth, 4, default_model(4), noise=coarse_precision, seed=1)
+    fine = downscale(xr.Dataset({"no2": coarse, "no2_precision": coarse_precision}), 4, model=default_model(4))
+    everywhere = np.ones(truth.shape, bool)
+    wanted = metrics.coverage(truth.values, fine["no2"].values, fine["no2_uncertainty"].values, everywhere)
+    got = found.valid.sigma[next(iter(found.networks))]
+    for key in ("one_sigma", "two_sigma", "mean_sigma", "rms_sigma"):
+        assert getattr(got, key) == pytest.approx(getattr(wanted, key), abs=1e-3)
+
+
+# --- what has nothing to score, and what a network does not know ---
+
+
+@pytest.mark.parametrize("value", [0.0, 3.0])
+def test_constant_truths_are_left_out(value):
+    good, flat = raster(plumes()), raster(np.full((96, 80), value, np.float32))
+    with pytest.raises(InputError, match=f"is {value:g} everywhere: a constant field has nothing to score"):
+        evaluate(flat, 4, network=False)
+    with pytest.raises(EmptyTruth):
+        evaluate_array(flat.values, AREAS, 4, linear_model(), settings=Settings(data_range=5.0))
+    with pytest.warns(GeosrWarning, match="constant field has nothing to score: left out"):
+        found = evaluate([good, flat], 4)
+    alone = evaluate([good], 4)
+    assert found.to_dict() == alone.to_dict()
+    assert all(np.isfinite(g.db) for g in found.gains)
+    with pytest.warns(GeosrWarning), pytest.raises(InputError, match="none of the truths has anything to score"):
+        evaluate([flat, flat], 4, network=False)
+
+
+def test_a_truth_that_is_constant_away_from_gaps_is_judged_on_all_cells():
+    values = np.full((96, 80), 3, np.float32)
+    values[40:44, 36:40] = plumes((4, 4))
+    values[44:46, 36:40] = np.nan
+    found = evaluate_array(values, AREAS, 4, None)
+    assert found.away_from_gaps.cells == 0
+    assert found.judged is found.valid
+    assert np.isfinite(found.judged.scores[BICUBIC].psnr)
+
+
+def test_the_heading_says_where_cases_fall_back_to_all_cells():
+    everywhere = np.where(np.arange(96)[:, None] % 8 == 0, np.nan, plumes()).astype(np.float32)
+    good, holed = (evaluate_array(v, AREAS, 4, None) for v in (plumes(), everywhere))
+    for cases, heading, marks in (
+        ((good, good), "dB, away from gaps, over", "  "),
+        ((good, holed), "dB, away from gaps (*: all valid cells), over", " *"),
+        ((holed, holed), "dB, all valid cells (*), over", "**"),
+    ):
+        lines = Evaluations.of(cases).to_text().splitlines()
+        assert heading in lines[1]
+        assert "".join(line[3] for line in lines[4:6]) == marks
+
+
+def test_without_a_network_the_best_interpolations_are_counted():
+    plain, noisy = (evaluate(raster(plumes()), 4, network=False, noise=n) for n in (0.0, 3.0))
+    best = [found.judged.best_interpolation for found in (plain, noisy)]
+    assert best[0] != best[1]
+    told = Evaluations.of([noisy, plain, plain]).verdict()
+    assert told == f"best interpolation: {best[0]} in 2 of 3 cases, {best[1]} in 1 of 3 cases"
+
+
+@pytest.mark.parametrize(
+    ("shave", "error", "match"),
+    [(48, UsageError, "shaving 48 cells leaves nothing of 112 x 96"), (40, InputError, "no valid cell is left")],
+)
+def test_shaving_all_of_it(shave, error, match):
+    values = np.full((112, 96), np.nan, np.float32)
+    values[:, :32] = plumes((112, 32))
+    with pytest.raises(error, match=match):
+        evaluate(raster(values), 4, network=False, shave=shave)
+
+
+def test_a_field_unlike_those_of_training_is_scored_with_a_warning():
+    noise = raster(np.random.default_rng(0).normal(size=(160, 160)).astype(np.float32), units="1e15 molec cm-2")
+    with pytest.warns(GeosrWarning, match="the truth: the coarse field is far outside .* downscale refuses it"):
+        found = evaluate(noise, 4, default_model(4))
+    (network,) = found.networks.values()
+    assert network.envelope.startswith("overridden: ")
+    assert found.to_dict()["networks"][network.family]["envelope"] == network.envelope
+    assert np.isfinite(found.judged.gain(BICUBIC))
+    wide = raster(plumes(), units="K")
+    with pytest.warns(GeosrWarning, match="measure something else"):
+        evaluate(wide, 4, default_model(4))
+    (inside,) = evaluate(raster(plumes(), units="1e15 molec cm-2"), 4, default_model(4)).networks.values()
+    assert inside.envelope == "inside"
+
+
+# --- verdicts ---
+
+
+def gain(db, low=None, high=None, method="net", units="blocks"):
+    n = (20 if low is not None else 2) if units == "blocks" else (9 if low is not None else 2)
+    return Gain(method, "b", db, low, high, units, n, db, int(db > 0))
+
+
+@pytest.mark.parametrize(
+    ("gains", "told"),
+    [
+        ([gain(0.4, 0.1, 0.6)], "net (+0.40 dB [+0.10, +0.60]) beats b"),
+        ([gain(-0.4, -0.6, -0.1)], "net (-0.40 dB [-0.60, -0.10]) does NOT beat b"),
+        ([gain(0.44, -0.28, 2.18)], "net (+0.44 dB [-0.28, +2.18]) cannot be told apart from b"),
+        ([gain(-0.2, -0.3, 0.1)], "net (-0.20 dB [-0.30, +0.10]) cannot be told apart from b"),
+        ([gain(2.5e-7, 1e-7, 3e-7)], "net (+0.00 dB [+0.00, +0.00]) is as good as b"),
+        ([gain(-2.5e-7)], "net (-0.00 dB, too small for an interval) is as good as b"),
+        ([gain(0.4)], "net (+0.40 dB, too small for an interval) beats b"),
+        ([gain(-0.4)], "net (-0.40 dB, too small for an interval) does NOT beat b"),
+        ([gain(0.4, units="cases")], "net (+0.40 dB, too few cases for an interval) beats b"),
+        ([gain(1, 0.5, 2), gain(2, 1, 3, "o")], "net (+1.00 dB [+0.50, +2.00]) and o (+2.00 dB [+1.00, +3.00]) beat b"),
+        (
+            [gain(-1, -2, -0.5), gain(0.2, -1, 1, "o")],
+            "o (+0.20 dB [-1.00, +1.00]) cannot be told apart from b; net (-1.00 dB [-2.00, -0.50]) does NOT beat b",
+        ),
+    ],
+)
+def test_a_verdict_claims_what_the_interval_bears(gains, told):
+    assert verdict(gains, "b") == told
+
+
 # --- several cases ---
 
 
@@ -373,7 +504,11 @@ def test_a_case_that_loses_is_named_last():
     assert found.gains[1].wins == 2
     last = found.to_text().splitlines()[-1]
     assert last.startswith("net (+")
-    assert last.split("; ")[1].startswith("net does NOT in 1 of 3 cases (worst -")
+    assert "too" not in last
+    assert "cannot be told apart from the best interpolation in the mean" in last  # of three, one loses
+    assert last.split("; ")[1].startswith("net does NOT beat it in 1 of 3 cases (worst -")
+    sure = Evaluations.of([cases[0], cases[2]] * 5 + [cases[1]]).verdict()
+    assert " beats the best interpolation in the mean; net does NOT beat it in 1 of 11 cases (worst -" in sure
 
 
 def test_texts_fit_110_columns():
@@ -392,6 +527,23 @@ def test_all_doorways_lead_to_the_function():
     assert truth.geosr.evaluate(4, network=False, kind="psf", shave=4).to_dict() == expected
     ds = truth.rename("no2").to_dataset()
     assert ds.geosr.evaluate(4, network=False, kind="psf", shave=4).to_dict() == expected
+
+
+def test_truths_are_files_too(tmp_path):
+    path = write_tif(tmp_path / "ok.tif", plumes())
+    expected = evaluate(geosr.open_no2(path), 4, network=False).to_dict()
+    assert geosr.evaluate(str(path), 4, network=False).to_dict() == expected
+    assert geosr.evaluate(path, 4, network=False).to_dict() == expected
+    several = geosr.evaluate([path, str(path)], 4, network=False)
+    assert [case.label for case in several] == ["ok.tif", "ok.tif"]
+    with pytest.raises(InputError, match="none.tif"):
+        geosr.evaluate(tmp_path / "none.tif", 4)
+
+
+@pytest.mark.parametrize("truth", [plumes(), [plumes()], 4, None])
+def test_what_is_no_truth(truth):
+    with pytest.raises(UsageError, match="truth cannot be of the type .* DataArray on a grid"):
+        evaluate(truth, 4, network=False)
 
 
 # --- real data outside the training set ---

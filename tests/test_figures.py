@@ -176,6 +176,15 @@ def test_a_zoomed_figure_marks_its_window(tmp_path):
     assert (mark.get_width(), mark.get_height()) == pytest.approx((2 * WINDOW * 2, -2 * WINDOW * 2))
 
 
+def test_no_resolution_is_called_none():
+    noisy = evaluated(noise=30.0)
+    assert np.isnan(noisy.spectrum.effective_resolution_km("bicubic"))
+    labels = [text.get_text() for text in paint(noisy, noisy.panels).axes[8].get_legend().get_texts()]
+    assert "bicubic: none" in labels
+    assert "nan" not in noisy.to_text()
+    assert "nan" not in " ".join(labels)
+
+
 def test_a_figure_for_each_case(found, tmp_path, monkeypatch):
     from matplotlib.figure import Figure
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 from bundles import random_bundle
 from geosr import interpolate
 from geosr.conserve import conserve
-from geosr.errors import ModelError
+from geosr.errors import ModelError, OutputError
 from geosr.models import load_model
 from geosr.models.architectures import architecture
 from geosr.training.examples import Sampler
@@ -114,6 +116,34 @@ def test_a_loss_that_is_not_finite_stops_the_run():
     pytest.importorskip("tensorflow")
     with pytest.raises(ModelError, match="lower the learning rate"):
         fitted(replace(QUICK, schedule=Schedule(60, 1e18)))
+
+
+def test_a_constant_rate_has_no_decay_and_clips_nothing():
+    """Referee: Adam by hand (Kingma & Ba 2015, algorithm 1), with gradients larger than a clipped norm would let be."""
+    pytest.importorskip("tensorflow")
+    import tensorflow as tf
+
+    from geosr.training.fitting import _optimizer
+
+    gradients, rate = [3.0, -40.0, 0.5, 7.0], 0.1
+    optimizer = _optimizer(Schedule(4, rate, decay="constant"))
+    weight = tf.Variable(1.0)
+    expected, mean, square = 1.0, 0.0, 0.0
+    for number, gradient in enumerate(gradients, start=1):
+        optimizer.apply([tf.constant(gradient)], [weight])
+        mean, square = 0.9 * mean + 0.1 * gradient, 0.999 * square + 0.001 * gradient**2
+        expected -= rate * (mean / (1 - 0.9**number)) / (np.sqrt(square / (1 - 0.999**number)) + 1e-7)
+        assert float(weight) == pytest.approx(expected, rel=1e-4)
+    cosine = _optimizer(Schedule(100, rate))
+    assert cosine.clipnorm == 1
+    rates = [float(cosine._learning_rate(step)) for step in (0, 10, 50, 100)]
+    assert rates[0] < rates[2] < rates[1] == pytest.approx(rate)
+    assert rates[3] == pytest.approx(0, abs=1e-9)
+
+
+def test_the_schedule_decides(whole):
+    constant, _ = fitted(replace(QUICK, schedule=replace(QUICK.schedule, decay="constant")))
+    assert not same(constant, whole[0])
 
 
 def test_training_starts_from_a_model(tmp_path):
@@ -262,6 +292,28 @@ def test_a_checkpoint_brings_everything_back(tmp_path):
     np.testing.assert_array_equal(before.rng.normal(size=9), after.rng.normal(size=9))
     assert checkpoint.load("sigma", variables, after).step == 0
     assert sorted(p.name for p in (tmp_path / "c").iterdir()) == ["model.npz"]
+
+
+def test_a_checkpoint_that_cannot_be_saved_leaves_what_was_there(tmp_path, monkeypatch):
+    """A disk that is full half-way: an error with its own words, the state of before, and nothing else."""
+    saved(tmp_path / "c")
+    before = (tmp_path / "c" / "model.npz").read_bytes()
+
+    def full(path, data):
+        with path.open("wb") as stream:
+            stream.write(data[: len(data) // 2])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OutputError, match="disk full"):
+        saved(tmp_path / "c")
+    with pytest.raises(OutputError, match="disk full"):
+        saved(tmp_path / "new")
+    monkeypatch.undo()
+    assert [p.name for p in tmp_path.rglob("*")] == ["c", "model.npz"]
+    assert (tmp_path / "c" / "model.npz").read_bytes() == before
+    with pytest.raises(OutputError, match="could not be written"):
+        saved(tmp_path / "missing" / "c")
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):

@@ -65,3 +65,11 @@ def test_gain_of_many():
     assert found.db == pytest.approx(0.42)
     assert (found.worst, found.wins, found.n, found.units) == (-0.1, 4, 5, "cases")
     assert -0.1 < found.low < 0.42 < found.high < 0.7
+
+
+def test_a_gain_of_nothing_is_no_win():
+    truth = np.random.default_rng(0).normal(size=(64, 64))
+    tiny = gain_of_one(truth, truth + 1, truth + 1 + 1e-6, np.ones((64, 64), bool), 4, ("a", "b"))
+    assert 0 < tiny.db < 1e-4
+    assert (tiny.wins, tiny.outcome) == (0, "tied")
+    assert gain_of_many([0.5, 0.004, -0.1, 0.006], ("a", "b")).wins == 2

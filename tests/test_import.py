@@ -31,12 +31,17 @@ def test_help_imports_nothing_of_geosr(args):
 
 
 def test_functions_are_not_hidden_by_their_modules():
-    """``geosr.downscale`` is a function and the name of a module."""
+    """``geosr.downscale`` and ``geosr.degrade`` are functions and the names of modules."""
     import geosr
+    import geosr.degrade
     import geosr.downscale
     import geosr.evaluation
 
-    assert callable(geosr.downscale)
-    assert callable(geosr.evaluate)
+    for name in ("degrade", "downscale", "evaluate"):
+        assert callable(getattr(geosr, name)), name
+        assert name in geosr.__all__
+    from geosr.degrade import modcrop
+
+    assert callable(modcrop)
     da_doorway = geosr.accessor.GeosrDataArrayAccessor
     assert da_doorway.downscale.__doc__

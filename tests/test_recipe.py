@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from geosr.errors import ModelError
+from geosr.errors import InputError, ModelError
 from geosr.models.architectures import ARCHITECTURES, FAMILIES
 from geosr.training.choices import Choices, changed, template
 from geosr.training.recipe import (
+    DECAYS,
     Data,
     Loss,
     Network,
@@ -22,6 +23,7 @@ from geosr.training.recipe import (
     Schedule,
     Sigma,
     Simulated,
+    from_dict,
     parse_recipe,
     read_recipe,
 )
@@ -43,7 +45,8 @@ def test_the_plain_recipe_is_the_papers():
     recipe = read_recipe("srcnn-9-1-5-plain-x4")
     again = changed(recipe, Choices(plain=True))
     assert again == recipe
-    assert (recipe.loss.kind, recipe.schedule.learning_rate) == ("mse", 3e-4)
+    assert (recipe.loss.kind, recipe.schedule.learning_rate, recipe.schedule.decay) == ("mse", 3e-4, "constant")
+    assert (recipe.patches.contrast_power, recipe.patches.edge) == (0, 0)
     switched = (recipe.network.residual, recipe.network.equivariant, recipe.loss.conserve, recipe.sigma.architecture)
     assert not any(switched)
 
@@ -60,6 +63,7 @@ def test_the_plain_recipe_is_the_papers():
         (("srcnn-9-1-5", "sigma-24x4"), "use edsr or srcnn"),
         (('name = "tiny"', ""), "incomplete"),
         (("steps = 60", "steps = 0"), "1 or more"),
+        (("steps = 60", 'steps = 60\ndecay = "linear"'), "cosine or constant"),
         (("steps = 60", "steps = 60\npatience = 2"), r"\[\[validate\]\]"),
         (("3e-3", "-1.0"), "above 0"),
         (("[schedule]", "[schedule"), "TOML"),
@@ -113,8 +117,9 @@ def test_dates_of_toml_and_a_single_box():
 
 
 def test_unknown_recipe_lists_its_own(tmp_path):
-    with pytest.raises(ModelError, match="no2-srcnn-9-3-5-n64-x4"):
+    with pytest.raises(InputError, match="nothing: no such file or folder, and no recipe of that name") as caught:
         read_recipe("nothing")
+    assert "no2-srcnn-9-3-5-n64-x4" in caught.value.hint
     (tmp_path / "raster.tif").write_bytes(b"II*\0\xff\xfe\x80")
     with pytest.raises(ModelError, match="not a recipe"):
         read_recipe(tmp_path / "raster.tif")
@@ -149,7 +154,9 @@ recipes = st.builds(
     network=st.builds(Network, st.sampled_from([n for n, a in ARCHITECTURES.items() if a.family in FAMILIES])),
     patches=st.builds(Patches, st.sampled_from([12, 24]), st.integers(1, 9)),
     loss=st.builds(Loss, st.sampled_from(["mse", "charbonnier"]), st.floats(0, 1)),
-    schedule=st.builds(Schedule, st.integers(1, 9), st.floats(1e-9, 1), st.integers(1, 9), st.integers(0, 9)),
+    schedule=st.builds(
+        Schedule, st.integers(1, 9), st.floats(1e-9, 1), st.integers(1, 9), st.integers(0, 9), st.sampled_from(DECAYS)
+    ),
     sigma=st.builds(Sigma, st.sampled_from(["", "sigma-24x4"])),
 )
 
@@ -157,6 +164,7 @@ recipes = st.builds(
 @given(recipes)
 def test_toml_and_back(recipe):
     assert parse_recipe(recipe.to_toml()) == recipe
+    assert from_dict(recipe.to_dict()) == recipe
 
 
 # --- choices ---------------------------------------------------------------------------------------------------
@@ -189,6 +197,8 @@ def test_switched_off():
     assert not any((both.network.residual, both.network.equivariant, both.loss.conserve))
     assert changed(recipe, Choices(sigma=False)).sigma.architecture == ""
     plain = changed(recipe, Choices(plain=True))
+    assert (recipe.patches.contrast_power, recipe.patches.edge, recipe.schedule.decay) == (1, 0.25, "cosine")
+    assert (plain.patches.contrast_power, plain.patches.edge, plain.schedule.decay) == (0, 0, "constant")
     assert plain.network == Network("srcnn-9-1-5", residual=False, equivariant=False)
     assert (plain.loss.kind, plain.loss.conserve, plain.schedule.learning_rate) == ("mse", False, 3e-4)
     assert changed(recipe, Choices(plain=True, architecture="srcnn-9-5-5")).network.architecture == "srcnn-9-5-5"
@@ -202,6 +212,9 @@ def test_templates_work_at_every_scale(scale, architecture):
     assert recipe.patches.size % scale == 0
     assert recipe.schedule.patience > 0  # early stopping is on
     assert recipe.sigma.architecture
+    assert (recipe.patches.contrast_power, recipe.schedule.decay) == (1, "cosine")
+    plain = template(Choices(scale=scale, plain=True))
+    assert (plain.patches.contrast_power, plain.schedule.decay) == (0, "constant")
 
 
 def test_choices_that_cannot_work():

@@ -8,7 +8,6 @@ import warnings
 import numpy as np
 import pytest
 import rasterio
-import xarray as xr
 from affine import Affine
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +15,8 @@ from hypothesis import strategies as st
 from geosr.degrade import area_mean
 from geosr.errors import InputError, ModelError, ResourceError
 from geosr.grid import cell_areas
-from geosr.training.dates import meet, span_in, within
+from geosr.training.bounds import time_bounds
+from geosr.training.dates import meet, span_from, span_in, within
 from geosr.training.recipe import Data, Recipe, Simulated, parse_recipe
 from geosr.training.regions import extent_of, kept, place_of, reach_of
 from geosr.training.scenes import (
@@ -30,7 +30,7 @@ from geosr.training.scenes import (
     simulated_scenes,
 )
 from geosr.training.truths import planes_in
-from rasters import RECIPE, plumes, write_days, write_map
+from rasters import RECIPE, plumes, write_days, write_map, write_series
 from strategies import geoboxes, write_tif
 
 
@@ -55,7 +55,15 @@ def folder(tmp_path_factory):
         ("no2_2019-06-01.tif", "2019-06-01", "2019-06-01"),
         ("no2_20190601-20190630.nc", "2019-06-01", "2019-06-30"),
         ("a_20190601_to_20190605.tif", "2019-06-01", "2019-06-05"),
-        ("20190602_20190601.tif", "2019-06-02", "2019-06-02"),
+        ("20190602_20190601.tif", "2019-06-01", "2019-06-02"),
+        # Which one is the day of production? All days between them, so that no leak passes.
+        ("proc20240115_obs20231005.tif", "2023-10-05", "2024-01-15"),
+        ("no2_20231005_made_2023-11-02T101500.nc", "2023-10-05", "2023-11-02"),
+        ("no2_202310_made_20240101.nc", "2023-10-01", "2024-01-01"),
+        ("mean2019_of_2018_v202001.tif", "2018-01-01", "2020-01-31"),
+        ("no2_2023_202310_20231005.tif", "2023-10-05", "2023-10-05"),
+        ("S5P_PAL__L2__NO2____20190601T120000_20190601T134000_08500_01_020301_20211112T102030.nc", *["2019-06-01"] * 2),
+        ("S5P_NRTI_L3__NO2____20211217T1147_20211217T1152_x_20211219T131229.nc", "2021-12-17", "2021-12-19"),
         ("20190601123000.tif", "2019-06-01", "2019-06-01"),
         ("no2_201902.nc", "2019-02-01", "2019-02-28"),
         ("no2_201901-201903.nc", "2019-01-01", "2019-03-31"),
@@ -89,22 +97,18 @@ def test_within_wants_the_whole_span():
     assert meet(None, (days[0], days[0]))
 
 
-def write_series(path, times):
-    values = np.stack([plumes((20, 30), i) for i in range(len(times))])
-    lat, lon = 45 - 0.1 * (np.arange(20) + 0.5), 8 + 0.1 * (np.arange(30) + 0.5)
-    da = xr.DataArray(
-        values,
-        dims=("time", "latitude", "longitude"),
-        coords={
-            "time": np.array(times, dtype="datetime64[ns]"),
-            "latitude": ("latitude", lat, {"units": "degrees_north"}),
-            "longitude": ("longitude", lon, {"units": "degrees_east"}),
-        },
-        name="tropospheric_no2",
-        attrs={"units": "1e15 molec cm-2"},
-    )
-    da.to_dataset().to_netcdf(path)
-    return values
+@pytest.mark.parametrize(
+    ("start", "end", "first", "last"),
+    [
+        ("2023-10-01", "2023-10-09", 1, 8),
+        ("2023-10-01T06", "2023-10-09T00:00:01", 1, 9),
+        ("2023-10-01", "2023-10-02", 1, 1),
+        ("2023-10-01", "2023-10-01", 1, 1),
+        ("2023-10-09", "2023-10-01", 1, 8),
+    ],
+)
+def test_a_span_ends_before_its_midnight(start, end, first, last):
+    assert span_from(np.datetime64(start), np.datetime64(end)) == tuple(dt.date(2023, 10, d) for d in (first, last))
 
 
 def test_every_time_is_a_truth_of_its_days(tmp_path):
@@ -130,6 +134,42 @@ def test_times_a_month_apart_are_months_and_a_name_widens_a_single_time(tmp_path
     assert planes_in(tmp_path / "mean_202006.nc")[0].span == (dt.date(2020, 6, 1), dt.date(2020, 6, 30))
     write_series(tmp_path / "made_20240101.nc", ["2020-06-15"])  # a date far from the time is not of the field
     assert planes_in(tmp_path / "made_20240101.nc")[0].span == (dt.date(2020, 6, 15),) * 2
+
+
+WEEK, AFTER = ("2023-10-01", "2023-10-09"), ("2023-10-09", "2023-10-17")
+
+
+@pytest.mark.parametrize(
+    ("times", "bounds", "options", "days"),
+    [
+        (["2023-10-04"], [WEEK], {}, [(1, 8)]),
+        (["2023-10-04"], [WEEK], {"name": "time_bounds", "key": ""}, [(1, 8)]),
+        (["2023-10-04"], [WEEK], {"name": "climatology_bounds", "key": "climatology"}, [(1, 8)]),
+        (["2023-10-04"], [WEEK], {"fixed": True}, [(1, 8)]),
+        (["2023-10-04", "2023-10-12"], [WEEK, AFTER], {}, [(1, 8), (9, 16)]),
+        (["2023-10-09", "2023-10-17"], [WEEK, AFTER], {}, [(1, 8), (9, 16)]),  # the time is the end of the mean
+        (["2023-10-12"], [WEEK], {}, [(1, 12)]),  # outside its own bounds: who knows
+        (["2023-10-04"], [], {}, [(4, 4)]),
+    ],
+)
+def test_bounds_say_which_days_a_mean_is_of(tmp_path, times, bounds, options, days):
+    write_series(tmp_path / "m.nc", times, bounds, **options)
+    spans = [p.span for p in planes_in(tmp_path / "m.nc")]
+    assert spans == [tuple(dt.date(2023, 10, d) for d in pair) for pair in days]
+
+
+def test_bounds_may_take_their_units_from_the_time_and_be_no_times_at_all(tmp_path):
+    import netCDF4
+
+    write_series(tmp_path / "m.nc", ["2023-10-04"], [WEEK])
+    with netCDF4.Dataset(tmp_path / "m.nc", "a") as file:
+        for name in file["time_bnds"].ncattrs():
+            file["time_bnds"].delncattr(name)
+    assert planes_in(tmp_path / "m.nc")[0].span == (dt.date(2023, 10, 1), dt.date(2023, 10, 8))
+    with netCDF4.Dataset(tmp_path / "m.nc", "a") as file:
+        file["time_bnds"].units = "1"
+    assert planes_in(tmp_path / "m.nc")[0].span == (dt.date(2023, 10, 4),) * 2
+    assert time_bounds(write_map(tmp_path / "m.tif", plumes((20, 20), 0))) == {}
 
 
 # --- planes ----------------------------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +11,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from geosr.errors import ModelError
+from geosr.errors import GeosrWarning, ModelError
+from geosr.models import Card, load_model
 from geosr.training.examples import reach_of
-from geosr.training.recipe import Data, Network, Patches, Recipe
+from geosr.training.recipe import Data, Network, Patches, Recipe, read_recipe
 from geosr.training.scenes import load_scenes, planes_of
-from geosr.training.split import check_split
-from rasters import plumes, write_map
+from geosr.training.split import check_split, check_start
+from geosr.training.truths import planes_in
+from rasters import plumes, write_map, write_series
 
 #: 60 x 60 cells of 0.05 degrees from 110 E 35 N; a network of reach 16 cells (0.8 degrees) at x4, 10 at x2.
 DAYS = 6
@@ -119,6 +123,56 @@ def test_what_is_apart_passes(folder, train, heldout):
     check_split(recipe(train, heldout), folder)
 
 
+def test_the_mean_of_a_week_is_of_all_its_days(tmp_path):
+    """By the bounds of its time, which lies in the middle."""
+    write_map(tmp_path / "d_20231008.tif", plumes((60, 60), 1), west=8, north=45, cell=0.1)
+    write_map(tmp_path / "d_20231009.tif", plumes((60, 60), 2), west=8, north=45, cell=0.1)
+    write_series(tmp_path / "m.nc", ["2023-10-04"], [("2023-10-01", "2023-10-09")])
+    check_split(recipe(Data("m.nc"), Data("d_20231009.tif")), tmp_path)
+    with pytest.raises(ModelError, match=r"m.nc \(2023-10-01 to 2023-10-08\), which is trained on"):
+        check_split(recipe(Data("m.nc"), Data("d_20231008.tif")), tmp_path)
+
+
+def test_one_raster_under_two_dates_is_told_by_its_values(tmp_path):
+    values = plumes((60, 60), 1)
+    values[:5, :5] = np.nan
+    write_map(tmp_path / "a_20231001.tif", values)
+    write_map(tmp_path / "b_20231101.tif", values)
+    write_map(tmp_path / "c_20231101.tif", values, west=20)
+    write_map(tmp_path / "d_20231101.tif", values + np.float32(1e-3))
+    for name, value in (("e_20231001", 3), ("e_20231101", 3), ("f_20231001", np.nan), ("f_20231101", np.nan)):
+        write_map(tmp_path / f"{name}.tif", np.full((60, 60), value, np.float32))
+    with pytest.raises(
+        ModelError, match=r"b_20231101.tif \(2023-11-01\), which is held out, has the same values as a_"
+    ):
+        check_split(recipe(Data("a*"), Data("b*")), tmp_path)
+    check_split(recipe(Data("a*", region=(WEST,)), Data("b*", region=((111.81, 30, 114, 36),))), tmp_path)
+    for held in ("c*", "d*"):
+        check_split(recipe(Data("a*"), Data(held)), tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", GeosrWarning)  # no valid value
+        for kind in "ef":  # an empty map, or one without structure, says nothing about another
+            check_split(recipe(Data(f"{kind}_202310*"), Data(f"{kind}_202311*")), tmp_path)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_a_picture_is_the_same_however_it_is_packed(tmp_path, suffix):
+    import rasterio
+
+    values = (plumes((60, 60), 0) * 20 % 255).astype(np.uint8)
+    places = set()
+    for level in (1, 9):
+        more = {"png": {"driver": "PNG"}, "tif": {"driver": "GTiff", "compress": "deflate"}}
+        for name, driver in ((f"{level}.{suffix}", more[suffix]), (f"{level}.png", more["png"])):
+            profile = {"width": 60, "height": 60, "count": 1, "dtype": "uint8", "zlevel": level, **driver}
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+                with rasterio.open(tmp_path / name, "w", **profile) as file:
+                    file.write(values, 1)
+            places |= {p.picture for p in planes_in(tmp_path / name)}
+    assert len(places) == 1
+
+
 def test_pictures_are_told_by_their_contents(tmp_path):
     import rasterio
 
@@ -139,8 +193,6 @@ def test_pictures_are_told_by_their_contents(tmp_path):
 
 
 def test_a_blur_sees_farther(folder):
-    from dataclasses import replace
-
     from geosr.training.recipe import Response
 
     plain = recipe(Data("mean.tif", region=(WEST,)), Data("mean.tif", region=((111.81, 30, 114, 36),)))
@@ -151,9 +203,76 @@ def test_a_blur_sees_farther(folder):
         check_split(blurred, folder)
 
 
+# --- the model that training starts from --------------------------------------------------------------------------
+
+
+def card(*files, start=None, **recipe_of):
+    """Of a model that was trained on ``files``; where ``recipe_of`` says how, with a recipe."""
+    training = {"files": list(files), "data": [{"name": "n", "dates": list(recipe_of.get("dates", ()))}]}
+    if recipe_of:
+        training["recipe"] = recipe(Data("*", **recipe_of), Data("*")).to_dict()
+    if start:
+        training["start"] = {"name": start.name, **start.training}
+    return Card("start", "srcnn-9-1-5", 4, 8, training=training)
+
+
+DAY = Data("day_20231005.tif")
+EASTERN = Data("mean.tif", region=((111.81, 30, 114, 36),))
+
+
+@pytest.mark.parametrize(
+    ("heldout", "start", "seen"),
+    [
+        (DAY, card("day_20231005.tif", "mean.tif"), True),
+        (DAY, card("day_20231004.tif"), False),
+        (DAY, card("day_20231004.tif", start=card("day_20231005.tif")), True),
+        (DAY, card("day_20231005.tif", dates=FIRST), False),  # a file of several days, of which only others were taken
+        (DAY, card("day_20231005.tif", dates=("2023-10-01", "2023-10-05")), True),
+        (DAY, card("a.tif", "and 9 more"), False),
+        (DAY, card("a.tif", "and 9 more", dates=LAST), True),  # it may be among those that are not named
+        (EASTERN, card("mean.tif"), True),
+        (EASTERN, card("mean.tif", region=(WEST,)), False),
+        (EASTERN, card("mean.tif", region=(WEST,), coarsen=(1, 2)), True),
+        (EASTERN, card("mean.tif", region=((110, 30, 111.5, 36),)), True),
+    ],
+)
+def test_a_model_that_has_seen_what_is_held_out_is_refused(folder, heldout, start, seen):
+    plans = {
+        "held out": recipe(Data("elsewhere.tif"), heldout),
+        "used for validation": recipe(Data("elsewhere.tif"), Data("elsewhere.tif"), validate=(heldout,)),
+    }
+    for words, plan in plans.items():
+        if not seen:
+            check_start(plan, folder, start)
+            continue
+        with pytest.raises(ModelError, match=f"{heldout.files}: {words}, but start, which training starts from"):
+            check_start(plan, folder, start)
+
+
+def test_the_dates_of_the_start_are_said(folder):
+    start = card("day_20231005.tif", dates=("2023-10-01", "2023-10-05"))
+    with pytest.raises(ModelError, match=r"trained on that \(its data are of 2023-10-01 to 2023-10-05\)"):
+        check_start(recipe(Data("elsewhere.tif"), DAY), folder, start)
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+@pytest.mark.parametrize("family", ["edsr-32x6", "srcnn-9-3-5-n64"])
+def test_the_shipped_recipes_are_sound(data_dir, family, scale):
+    """On the real data; the x3 EDSR starts from the x4 one, which has the same training files."""
+    plan = read_recipe(f"no2-{family}-x{scale}")
+    check_split(plan, data_dir)
+    assert bool(plan.network.init) == (family == "edsr-32x6" and scale == 3)
+    if plan.network.init:
+        shipped = load_model(plan.network.init).card
+        check_start(plan, data_dir, shipped)
+        with pytest.raises(ModelError, match="gems_no2_trop_20231001_daymean.tif, .* and 16 more: held out"):
+            check_start(replace(plan, heldout=plan.train), data_dir, shipped)
+
+
 # --- any recipe that passes -------------------------------------------------------------------------------------
 
-# Values tell where they come from: in one folder the cell, in the other the days.
+# Values tell where they come from: in one folder the cell, in the other the days. The split is checked by the second:
+# all days of the first have the same values.
 SIDE = 48
 
 
@@ -208,7 +327,7 @@ def datasets(draw):
 def test_no_place_and_date_is_in_two_sets_of_a_recipe_that_passes(marked, train, validate, heldout):
     plan = recipe(train, heldout, (validate,), scale=2)
     try:
-        check_split(plan, marked / "cells")
+        check_split(plan, marked / "days")
     except ModelError:
         return
     sets = [found(plan, s, marked) for s in (plan.train, plan.validate, plan.heldout)]
@@ -223,7 +342,7 @@ def test_what_passes_is_also_the_reach_apart(marked, train, heldout):
     """On one day no trained-on cell is nearer to a held-out one than the network sees."""
     plan = recipe(train, heldout, scale=2)
     try:
-        check_split(plan, marked / "cells")
+        check_split(plan, marked / "days")
     except ModelError:
         return
     ours, theirs = (found(plan, s, marked) for s in (plan.train, plan.heldout))
@@ -244,8 +363,8 @@ def test_enough_random_recipes_pass_for_the_above_to_mean_something(marked):
     def count(sets):
         plan = recipe(sets[0], sets[2], (sets[1],), scale=2)
         try:
-            check_split(plan, marked / "cells")
-            passed.append(planes_of(plan.train[0], marked / "cells", ""))
+            check_split(plan, marked / "days")
+            passed.append(planes_of(plan.train[0], marked / "days", ""))
         except ModelError:
             pass
 

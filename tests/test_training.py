@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from bundles import random_bundle
 from geosr.errors import GeosrWarning, InputError, ModelError, OutputError, UsageError
 from geosr.models import load_model
-from geosr.training import curves, prepare, train
+from geosr.training import curves, prepare, run, train
 from geosr.training.choices import Choices
 from geosr.training.fitting import Row
-from geosr.training.recipe import parse_recipe, read_recipe
+from geosr.training.recipe import Data, parse_recipe, read_recipe
 from rasters import RECIPE, plumes, write_days, write_map
 
 pytest.importorskip("tensorflow")
@@ -187,6 +190,64 @@ def test_what_is_there_is_kept(folder, tmp_path):
     assert (tmp_path / "file").read_text() == (tmp_path / "full" / "mine.txt").read_text() == "mine"
 
 
+def test_a_model_that_has_seen_what_is_held_out_is_no_start(folder, tmp_path):
+    """Nor is one that was started from it; what has not, is."""
+    recipe = parse_recipe(RECIPE.replace("srcnn-9-1-5", "edsr-16x4").replace("60", "2"))
+    first = tmp_path / "first"
+    random_bundle(first, "edsr-16x4", 4, training={"files": ["day_20231002.tif"]})
+    card = train(started(recipe, first), folder, tmp_path / "second")
+    assert card.training["start"] == {"name": "random-edsr-16x4", "files": ["day_20231002.tif"]}
+    other = Data("day_20231002.tif", name="swapped", units="1e15 molec cm-2")
+    swapped = replace(recipe, train=(Data("day_20231006.tif", units="1e15 molec cm-2"),), heldout=(other,))
+    for start in ("first", "second"):
+        with pytest.raises(ModelError, match=r"day_20231002.tif: held out, but .* trained on that"):
+            train(started(swapped, tmp_path / start), folder, tmp_path / "never", tick=never)
+    assert not (tmp_path / "never").exists()
+
+
+def started(recipe, start):
+    return replace(recipe, network=replace(recipe.network, init=str(start)))
+
+
+# --- disks ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="no folder in which nobody may write")
+def test_a_place_where_nothing_can_be_written_is_told_before_the_training(folder):
+    with pytest.raises(OutputError, match="nothing can be written to /proc"):
+        train(parse_recipe(RECIPE), folder, "/proc/model", tick=never)
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EFBIG, "File too large"), RuntimeError("h5py: unable to flush")])
+def test_a_disk_that_fails_at_the_end_leaves_the_checkpoint(folder, tmp_path, monkeypatch, error):
+    """And nothing half-written; what was there stays."""
+    recipe = parse_recipe(RECIPE.replace("srcnn-9-1-5", "edsr-16x4").replace("60", "2"))
+    random_bundle(tmp_path / "m", "edsr-16x4", 4)
+    before = (tmp_path / "m" / "card.json").read_bytes()
+
+    def fail(place, *_):
+        place.mkdir()
+        (place / "model.onnx").write_bytes(b"half")
+        raise error
+
+    monkeypatch.setattr(run, "save_bundle", fail)
+    with pytest.raises(OutputError, match=r"larger than the file size limit|could not be written"):
+        train(recipe, folder, tmp_path / "m", overwrite=True)
+    monkeypatch.undo()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m", "m.checkpoint"]
+    assert (tmp_path / "m" / "card.json").read_bytes() == before
+    train(recipe, folder, tmp_path / "m", overwrite=True, resume=True, tick=never)
+    assert load_model(tmp_path / "m").card.name == "tiny"
+
+
+def test_a_model_that_cannot_be_moved_leaves_the_old_one(tmp_path):
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "mine").write_text("mine")
+    with pytest.raises(FileNotFoundError):
+        run._move(tmp_path / "none", tmp_path / "m", tmp_path / "old")
+    assert (tmp_path / "m" / "mine").read_text() == "mine"
+
+
 class Stop(Exception):
     """What interrupts a run."""
 
@@ -262,7 +323,7 @@ def test_prepare_tells_a_folder_from_a_recipe(folder, tmp_path):
         (folder, folder, UsageError, "so is --data"),
         (tmp_path / "r.toml", None, UsageError, "--data FOLDER"),
         (tmp_path / "r.toml", tmp_path / "none", InputError, "no such folder"),
-        (tmp_path / "none", None, ModelError, "no recipe"),
+        (tmp_path / "none", None, InputError, "no such file or folder, and no recipe of that name"),
     ):
         with pytest.raises(error, match=match):
             prepare(source, data, tmp_path / "m", Choices())

@@ -42,7 +42,9 @@ _CHOICES = [
     _without("--no-residual", "residual", "Predict the field itself, not what the bicubic one lacks."),
     _without("--no-conserve", "conserve", "Take the loss before conservation, not after it."),
     _without("--no-sigma", "sigma", "Train no network for the error."),
-    click.option("--plain", is_flag=True, help="The papers' SRCNN: 9-1-5, biases, none of these, MSE, Adam at 3e-4."),
+    click.option(
+        "--plain", is_flag=True, help="The papers' SRCNN: 9-1-5, biases, none of these, MSE, a constant rate of 3e-4."
+    ),
 ]
 
 

@@ -6,20 +6,21 @@ import contextlib
 import os
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from geosr import grid
-from geosr.degrade import PRECISION, Degradation
+from geosr.degrade import PRECISION, Degradation, precision_in
 from geosr.errors import ModelError, UsageError, blame
 from geosr.evaluation.baselines import BASELINES
 from geosr.models import Model, available, resolve_model
 
 #: One model: loaded, a shipped name or a path.
 ModelLike = str | os.PathLike[str] | Model
-#: A fine field, alone or with what belongs to it.
-Truth = xr.DataArray | xr.Dataset
+#: A fine field, alone or with what belongs to it, or the file that holds it.
+Truth = xr.DataArray | xr.Dataset | str | os.PathLike[str]
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,8 @@ def cases_of(truths: Sequence[Truth], precision: xr.DataArray | None, how: Degra
     if len(truths) > 1 and precision is not None:
         raise UsageError("one precision field for several truths", "give Datasets with their own and noise='precision'")
     cases: list[Case] = []
-    for truth in truths:
+    for given in truths:
+        truth = _opened(given)
         source = [str(truth.attrs["source"])] if isinstance(truth, xr.Dataset) and truth.attrs.get("source") else []
         with blame(source[0]) if source else contextlib.nullcontext():
             field, own = _parts(truth, precision, how)
@@ -54,7 +56,23 @@ def cases_of(truths: Sequence[Truth], precision: xr.DataArray | None, how: Degra
     return cases
 
 
-def _parts(truth: Truth, precision: xr.DataArray | None, how: Degradation) -> tuple[xr.DataArray, xr.DataArray | None]:
+def _opened(truth: Any) -> xr.DataArray | xr.Dataset:
+    """``truth`` in memory."""
+    if isinstance(truth, (xr.DataArray, xr.Dataset)):
+        return truth
+    if isinstance(truth, (str, os.PathLike)):
+        from geosr.reading import open_no2
+
+        return open_no2(truth)
+    raise UsageError(
+        f"a truth cannot be of the type {type(truth).__name__}",
+        "give a DataArray on a grid, a Dataset, the path of a file, or a list of these",
+    )
+
+
+def _parts(
+    truth: xr.DataArray | xr.Dataset, precision: xr.DataArray | None, how: Degradation
+) -> tuple[xr.DataArray, xr.DataArray | None]:
     """(field, precision) of a truth."""
     if isinstance(truth, xr.DataArray):
         if how.noise == PRECISION and precision is None:
@@ -64,18 +82,8 @@ def _parts(truth: Truth, precision: xr.DataArray | None, how: Degradation) -> tu
 
     field = main_variable(truth)
     if how.noise == PRECISION and precision is None:
-        precision = precision_of(truth, field)
+        precision = precision_in(truth, field)
     return field, precision
-
-
-def precision_of(ds: xr.Dataset, field: xr.DataArray) -> xr.DataArray:
-    """The one-sigma precision that ``ds`` brings for ``field``, or a :class:`UsageError`."""
-    from geosr.variables import ancillary_of
-
-    for item in ancillary_of(ds, field):
-        if "standard_error" in str(item.attrs.get("standard_name", "")) or str(item.name).endswith("_precision"):
-            return item
-    raise UsageError("noise from the precision, but the data brings none", "give the noise as a number")
 
 
 def _when(one: xr.DataArray, at: Mapping[Hashable, int]) -> list[str]:

@@ -5,7 +5,7 @@ and :mod:`spectrum` score the results, :mod:`gains` says how sure a gain is. doc
 the protocol for readers.
 
 Two tables: all valid cells, and those away from gaps. Near a gap every method works with filled neighbours, and the
-choice of the filling would be scored instead of the method.
+choice of the filling would be scored instead of the method. Where the truth is constant there is nothing to score.
 """
 
 from __future__ import annotations
@@ -14,15 +14,24 @@ import contextlib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import cast
 
 import numpy as np
 import xarray as xr
 from odc.geo.geobox import GeoBox
 
-from geosr import conserve, degrade, grid, interpolate
-from geosr.degrade import PRECISION, TROPOMI, Degradation
-from geosr.errors import GeosrWarning, InputError, UsageError, blame
+from geosr import conserve, grid
+from geosr.degrade import (
+    PRECISION,
+    TROPOMI,
+    Degradation,
+    as_floating,
+    coarse_precision,
+    degrade_array,
+    modcrop,
+    planes_of,
+)
+from geosr.errors import GeosrWarning, UsageError, blame
 from geosr.evaluation import metrics
 from geosr.evaluation.baselines import (
     BACK_PROJECTED,
@@ -35,11 +44,12 @@ from geosr.evaluation.baselines import (
     ROUNDS,
     back_projected,
     bilinear,
-    padded_for,
     refined,
 )
 from geosr.evaluation.cases import Case, ModelLike, Truth, cases_of, chosen_networks
+from geosr.evaluation.cells import MIN_COVER, RIM, EmptyTruth, away_from_gaps, scored
 from geosr.evaluation.gains import Gain, gain_of_one
+from geosr.evaluation.networks import envelope_status, sigma_band
 from geosr.evaluation.panels import cut_panels
 from geosr.evaluation.results import Evaluation, Evaluations, Network, ScoreTable
 from geosr.evaluation.spectrum import spectrum
@@ -55,6 +65,7 @@ __all__ = [
     "NEAREST",
     "RIM",
     "ROUNDS",
+    "EmptyTruth",
     "Evaluation",
     "Evaluations",
     "ScoreTable",
@@ -64,12 +75,6 @@ __all__ = [
     "evaluate_array",
     "refined",
 ]
-
-#: Share of a coarse cell that must be valid for the degraded field to have a value there.
-MIN_COVER = 0.5
-
-#: Coarse cells from the nearest incomplete coarse cell up to which a cell counts as near a gap.
-RIM = interpolate.RADIUS
 
 #: Called as cases are done: (done since the last call, in all).
 Progress = Callable[[int, int], None]
@@ -94,29 +99,33 @@ def evaluate(
 
     Parameters
     ----------
-    truth : fine field (y, x) on a grid, NaN where missing; or a Dataset with one (its NO2 column); or several of
-        them. One more dimension (time, band) makes each of its fields a case. Each case is computed whole.
+    truth : fine field (y, x) on a grid, NaN where missing; or a Dataset with one (its NO2 column); or a file, read by
+        :func:`geosr.open_no2`; or several of them. One more dimension (time, band) makes each of its fields a case.
+        Each case is computed whole.
     scale : the truth is degraded by this and refined again.
     model : what to judge: loaded models, shipped names or paths, one or several. Default: the shipped model for the
         scale, and the shipped SRCNN beside it.
     engine : see :func:`geosr.models.engines.engine`.
     network : False scores the baselines only.
-    kind, mtf, noise, seed : the degradation, see :func:`geosr.degrade.degrade`. ``noise="precision"`` takes the
-        precision that a Dataset brings; a DataArray can be given for a single truth.
+    kind, mtf, noise, seed : the degradation, see :func:`geosr.degrade`. ``noise="precision"`` takes the precision
+        that a Dataset brings; a DataArray can be given for a single truth. Either also enters the sigma band that is
+        measured, as in :func:`geosr.downscale`.
     data_range : value range for PSNR and SSIM; default, for each table, that of the truth's scored cells.
     shave : fine cells to leave out at the raster's rim; ``scale`` in many papers.
 
     Returns
     -------
     Evaluation for one field; Evaluations for a sequence, or for a truth of several fields. Of several cases, those
-    without a valid coarse cell are left out with a :class:`GeosrWarning`.
+    with nothing to score (no valid coarse cell, or a constant field) are left out with a :class:`GeosrWarning`.
+    Another one tells of a coarse field outside what a network was trained on: it is scored, also where
+    :func:`geosr.downscale` would refuse it.
 
     Raises
     ------
     InputError
-        No valid cell at all.
+        Nothing to score at all.
     UsageError
-        A truth smaller than a coarse cell, or options that cannot be.
+        A truth smaller than a coarse cell or of another type, or options that cannot be.
     ModelError
         No model for the scale.
 
@@ -128,9 +137,9 @@ def evaluate(
     how = Degradation(kind, (mtf[0], mtf[1]), PRECISION if isinstance(noise, xr.DataArray) else noise, seed)
     settings = Settings(how, data_range, shave, engine)
     networks = chosen_networks(model, scale) if network else {}
-    alone = isinstance(truth, (xr.DataArray, xr.Dataset))
-    cases = cases_of([truth] if isinstance(truth, (xr.DataArray, xr.Dataset)) else truth, precision, how)
-    if alone and len(cases) == 1:
+    several = isinstance(truth, Sequence) and not isinstance(truth, str)
+    cases = cases_of(cast(Sequence[Truth], truth if several else [truth]), precision, how)
+    if not several and len(cases) == 1:
         return _on_case(cases[0], scale, networks, settings)
     found = []
     for case in cases:
@@ -141,7 +150,7 @@ def evaluate(
         if progress is not None:
             progress(1, len(cases))
     if not found:
-        raise EmptyTruth("none of the truths has a valid coarse cell", "check --bbox, --variable and the nodata values")
+        raise EmptyTruth("none of the truths has anything to score", "check --bbox, --variable and the nodata values")
     return Evaluations.of(found)
 
 
@@ -161,20 +170,16 @@ class Settings:
             raise UsageError(f"shaving {self.shave} cells is not possible", "give a whole number, 0 or larger")
 
 
-class EmptyTruth(InputError):
-    """A truth without a valid coarse cell."""
-
-
 def _on_case(case: Case, scale: int, networks: Mapping[str, Model], settings: Settings) -> Evaluation:
     """Compute the field and score every method on it; errors name the case."""
     with blame(case.label) if case.label else contextlib.nullcontext():
-        truth = degrade.modcrop(case.truth, scale)
+        truth = modcrop(case.truth, scale)
         box = grid.geobox_of(truth)
         precision = None
         if case.precision is not None:
-            precision = degrade.planes_of(case.precision, truth, scale)
+            precision = planes_of(case.precision, truth, scale)
         return evaluate_array(
-            degrade.as_floating(truth),
+            as_floating(truth),
             grid.cell_areas(box),
             scale,
             networks,
@@ -211,22 +216,26 @@ def evaluate_array(
     model : a network, or label -> network, or None.
     units : of the truth.
     precision : (h, w) or like ``truth``, for noise "precision"; index : which field of a series this is.
-    box : grid of the truth; without it there are no spectra (they are in km) and no figure.
+    box : grid of the truth; without it there are no spectra (they are in km), no figure, and no word about envelopes.
     label : of the case.
+
+    Raises
+    ------
+    EmptyTruth
+        There is nothing to score.
     """
     settings = settings or Settings()
     networks = model if isinstance(model, Mapping) else {} if model is None else {model.family: model}
-    coarse = degrade.degrade_array(
-        truth, areas, scale, settings.degradation, min_valid=MIN_COVER, precision=precision, index=index
-    )
-    if np.isnan(coarse).all():
-        raise EmptyTruth("the truth has no valid coarse cell", "check --bbox, --variable and the file's nodata value")
+    how = settings.degradation
+    coarse = degrade_array(truth, areas, scale, how, min_valid=MIN_COVER, precision=precision, index=index)
+    far = away_from_gaps(truth, areas, scale) & ~np.isnan(coarse)
+    valid, away = scored(truth, coarse, far, scale, settings.shave)
+    seen = {n: envelope_status(m, coarse, units, box, label or "the truth") for n, m in networks.items()}
     fields = refined(coarse, areas, scale, networks, units=units, engine=engine)
-    bands = {n: _sigma(m, coarse, units, engine) for n, m in networks.items() if m.has_sigma}
-    everywhere = ~np.isnan(truth) & ~np.isnan(conserve.spread(coarse, scale))
-    far = _away(truth, areas, scale) & ~np.isnan(coarse)
-    valid = metrics.shave(everywhere, settings.shave)
-    away = valid & conserve.spread(far, scale)
+    given = None
+    if precision is not None and how.noise == PRECISION:
+        given = coarse_precision(precision, areas, scale, coarse.shape)
+    bands = {n: sigma_band(m, coarse, units, engine, given) for n, m in networks.items() if m.has_sigma}
     tables = [
         _table(name, truth, fields, mask, networks, bands, settings.data_range)
         for name, mask in (("all valid cells", valid), ("away from gaps", away))
@@ -239,7 +248,7 @@ def evaluate_array(
         degradation=settings.degradation,
         shave=settings.shave,
         range_given=settings.data_range is not None,
-        networks={n: Network(m.card.name, m.sha256, m.family) for n, m in networks.items()},
+        networks={n: Network(m.card.name, m.sha256, m.family, seen[n]) for n, m in networks.items()},
         valid=tables[0],
         away_from_gaps=tables[1],
         conservation={n: conserve.conservation_error(fields[n], coarse, areas, scale) for n in claims},
@@ -254,14 +263,6 @@ def evaluate_array(
         spectrum=spectrum(truth, fields, far, box, scale),
         panels=cut_panels(truth, coarse, fields, next(iter(networks), None), box),
     )
-
-
-def _sigma(model: Any, coarse: np.ndarray, units: str | None, engine: str) -> np.ndarray:
-    """(h * scale, w * scale) one-sigma error of the network's conserved field, in ``units``."""
-    scaler = model.card.scaler.in_units(units)
-    channel = scaler.normalise(padded_for(model, coarse))
-    band: np.ndarray = model.sigma(channel, engine) * abs(scaler.scale)
-    return band
 
 
 def _table(
@@ -289,11 +290,3 @@ def _gains(
         for network in found.networks
         for other in others
     )
-
-
-def _away(truth: np.ndarray, areas: np.ndarray, scale: int) -> np.ndarray:
-    """Coarse cells with no incomplete coarse cell within :data:`RIM`; the raster's edge is not a gap."""
-    from scipy.ndimage import minimum_filter
-
-    complete = ~np.isnan(degrade.area_mean(truth, areas, scale, 1.0))
-    return minimum_filter(complete, size=2 * RIM + 1, mode="nearest")

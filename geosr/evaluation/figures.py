@@ -300,7 +300,8 @@ def _paint_noise(ax: Any, found: Evaluation) -> None:
     for name, colour in _shown(found).items():
         resolution = spectrum.effective_resolution_km(name)
         noise = spectrum.noise_to_signal(name)
-        ax.semilogx(spectrum.wavelength_km, noise, color=colour, linewidth=1, label=f"{name}: {resolution:.3g} km")
+        reached = f"{resolution:.3g} km" if np.isfinite(resolution) else "none"
+        ax.semilogx(spectrum.wavelength_km, noise, color=colour, linewidth=1, label=f"{name}: {reached}")
         if np.isfinite(resolution):
             ax.plot([resolution, resolution], [0, THRESHOLD], color=colour, linewidth=0.7, linestyle="--")
             ax.plot(resolution, THRESHOLD, "o", color=colour, markersize=3)

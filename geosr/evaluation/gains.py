@@ -19,6 +19,9 @@ BLOCK = 16
 FEWEST_BLOCKS = 8
 FEWEST_CASES = 3
 
+#: A gain smaller than this, in dB, is none.
+TIE = 0.005
+
 DRAWS = 5000
 CONFIDENCE = 0.95
 _SEED = 20190820
@@ -34,7 +37,7 @@ class Gain:
     db : the gain; over several cases, the mean of theirs.
     low, high : 95 % interval of ``db``; None where there is too little to draw from.
     units : what was drawn, "blocks" or "cases"; n : how many there are.
-    worst : smallest gain in any case; wins : cases with a gain above 0. One case is its own worst.
+    worst : smallest gain in any case; wins : cases with a gain of at least :data:`TIE`. One case is its own worst.
     """
 
     method: str
@@ -51,6 +54,22 @@ class Gain:
         if self.low is None or self.high is None:
             return f"{self.db:+.2f} dB"
         return f"{self.db:+.2f} dB [{self.low:+.2f}, {self.high:+.2f}]"
+
+    @property
+    def outcome(self) -> str:
+        """``won``, ``lost``, ``tied`` (no gain), ``open`` (the interval holds 0); without one the sign tells."""
+        if not abs(self.db) >= TIE:
+            return "tied"
+        if self.low is not None and self.high is not None and self.low <= 0 <= self.high:
+            return "open"
+        return "won" if self.db > 0 else "lost"
+
+    @property
+    def told(self) -> str:
+        """The gain for a verdict: with its interval, or with the reason why there is none."""
+        if self.low is None and self.n < {"blocks": FEWEST_BLOCKS, "cases": FEWEST_CASES}[self.units]:
+            return f"{self}, {'too small' if self.units == 'blocks' else 'too few cases'} for an interval"
+        return str(self)
 
 
 def bootstrap(samples: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray]) -> tuple[float, float]:
@@ -99,7 +118,7 @@ def gain_of_one(
     if n >= FEWEST_BLOCKS and np.isfinite(db):
         low, high = bootstrap(np.stack([ours, theirs], axis=-1), _decibels)
         low, high = (low, high) if np.isfinite([low, high]).all() else (None, None)
-    return Gain(*names, db, low, high, "blocks", n, db, int(db > 0))
+    return Gain(*names, db, low, high, "blocks", n, db, int(db >= TIE))
 
 
 def _decibels(sums: np.ndarray) -> np.ndarray:
@@ -115,4 +134,5 @@ def gain_of_many(values: list[float], names: tuple[str, str]) -> Gain:
     low = high = None
     if len(gains) >= FEWEST_CASES and np.isfinite(gains).all():
         low, high = bootstrap(gains, lambda drawn: drawn.mean(axis=1))
-    return Gain(*names, float(gains.mean()), low, high, "cases", len(gains), float(gains.min()), int(np.sum(gains > 0)))
+    wins = int(np.sum(gains >= TIE))
+    return Gain(*names, float(gains.mean()), low, high, "cases", len(gains), float(gains.min()), wins)

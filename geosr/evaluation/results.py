@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -59,11 +60,16 @@ class ScoreTable:
 
 @dataclass(frozen=True)
 class Network:
-    """A network that was scored: name and hash of its card, family of its architecture."""
+    """A network that was scored: name and hash of its card, family of its architecture.
+
+    ``envelope`` : is the coarse field like those of its training? "inside", "outside: …", or "overridden: …" where
+    :func:`geosr.downscale` would refuse it; None where that is not known.
+    """
 
     name: str
     sha256: str
     family: str
+    envelope: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +108,7 @@ class Evaluation:
 
     @property
     def judged(self) -> ScoreTable:
-        """The table that the verdict is on: away from gaps; all valid cells where there are none."""
+        """The table that the verdict is on: away from gaps; all valid cells where that table is empty."""
         return self.away_from_gaps if self.away_from_gaps.cells else self.valid
 
     @property
@@ -157,7 +163,7 @@ class Evaluation:
         best = self.judged.best_interpolation
         if not self.networks:
             return f"best interpolation: {best}"
-        return _verdict([g for g in self.gains if g.over == best], f"the best interpolation here, {best}")
+        return verdict([g for g in self.gains if g.over == best], f"the best interpolation here, {best}")
 
     def figure(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
         """Draw truth, coarse field, bicubic, network, errors and spectra: ``.png``, ``.pdf`` or ``.svg``.
@@ -169,16 +175,23 @@ class Evaluation:
         return draw(self, path, overwrite=overwrite)
 
 
-def _verdict(gains: Sequence[Gain], best: str) -> str:
-    """Who beats ``best``, and, as the last words, who does not."""
+#: :attr:`Gain.outcome` -> what is said of one method, of several.
+_SAID = {
+    "won": ("beats", "beat"),
+    "open": ("cannot be told apart from", "cannot be told apart from"),
+    "tied": ("is as good as", "are as good as"),
+    "lost": ("does NOT beat", "do NOT beat"),
+}
 
-    def listed(some: Sequence[Gain]) -> str:
-        return " and ".join(f"{g.method} ({g})" for g in some)
 
-    won, lost = [g for g in gains if g.db > 0], [g for g in gains if not g.db > 0]
-    beat, do = "beat" if len(won) > 1 else "beats", "do" if len(lost) > 1 else "does"
-    parts = [f"{listed(won)} {beat} {best}"] if won else []
-    return "; ".join(parts + ([f"{listed(lost)} {do} NOT beat {best}"] if lost else []))
+def verdict(gains: Sequence[Gain], best: str) -> str:
+    """Who beats ``best``, and, as the last words, who does not; a gain that may be none is no win."""
+    parts = []
+    for outcome, said in _SAID.items():
+        some = [f"{g.method} ({g.told})" for g in gains if g.outcome == outcome]
+        if some:
+            parts.append(f"{' and '.join(some)} {said[len(some) > 1]} {best}")
+    return "; ".join(parts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -229,13 +242,14 @@ class Evaluations:
     def verdict(self) -> str:
         """Do the networks beat the best interpolation in the mean, and in how many cases?"""
         if not self.gains:
-            return f"best interpolation in the first case: {self.cases[0].judged.best_interpolation}"
+            best = Counter(case.judged.best_interpolation for case in self.cases).most_common()
+            return f"{BEST}: " + ", ".join(f"{name} in {n} of {len(self)} cases" for name, n in best)
         gains = [g for g in self.gains if g.over == BEST]
-        text = _verdict(gains, f"the {BEST} in the mean")
+        text = verdict(gains, f"the {BEST} in the mean")
         for gain in gains:
             lost = gain.n - gain.wins
-            if lost and gain.db > 0:
-                text += f"; {gain.method} does NOT in {lost} of {gain.n} cases (worst {gain.worst:+.2f} dB)"
+            if lost and gain.outcome in ("won", "open"):
+                text += f"; {gain.method} does NOT beat it in {lost} of {gain.n} cases (worst {gain.worst:+.2f} dB)"
         return text
 
     def figure(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> list[Path]:

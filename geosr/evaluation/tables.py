@@ -75,7 +75,7 @@ def _resolution_lines(found: Evaluation) -> list[str]:
         text = ""
         if spectrum is not None:
             resolution = spectrum.effective_resolution_km(name)
-            text = f"{resolution:14.4g}{_or_dash(resolution / km, 2):>9}"
+            text = f"{'-' if np.isnan(resolution) else f'{resolution:.4g}':>14}{_or_dash(resolution / km, 2):>9}"
             text += "".join(f"{_or_dash(spectrum.ratio_at(name, c * km), 3):>15}" for c in cells)
         error = found.conservation.get(name)
         share = f"{error / found.largest:15.1e}" if error is not None and found.largest > 0 else f"{'-':>15}"
@@ -98,6 +98,14 @@ def _sigma_lines(table: ScoreTable, units: str | None) -> list[str]:
     ]
 
 
+def _cells(found: Evaluations) -> str:
+    """Which cells the cases are judged on."""
+    fell_back = [case.judged is not case.away_from_gaps for case in found]
+    if all(fell_back):
+        return "all valid cells (*)"
+    return "away from gaps (*: all valid cells)" if any(fell_back) else "away from gaps"
+
+
 def evaluations_text(found: Evaluations) -> str:
     """A line for each case; for each network mean gains with their intervals; the verdict."""
     first = found.cases[0]
@@ -106,7 +114,7 @@ def evaluations_text(found: Evaluations) -> str:
     names = ", ".join(f"{label} = {n.name}" for label, n in first.networks.items()) or "none"
     lines = [
         f"x{first.scale}, {first.degradation}; {len(found)} cases; networks: {names}",
-        "PSNR in dB, away from gaps, over each case's own range; best: the best interpolation of the case",
+        f"PSNR in dB, {_cells(found)}, over each case's own range; best: the best interpolation of the case",
         "",
     ]
     wide = WIDTH - 4 - 9 - 9 - 9 - 20 * len(shown)
@@ -115,7 +123,8 @@ def evaluations_text(found: Evaluations) -> str:
     for number, case in enumerate(found.cases, start=1):
         table = case.judged
         best = table.best_interpolation
-        row = f"{number:3} {short(case.label, wide - 1):{wide}}{table.cells:9}"
+        mark = " " if table is case.away_from_gaps else "*"
+        row = f"{number:3}{mark}{short(case.label, wide - 1):{wide}}{table.cells:9}"
         row += f"{table.scores[BICUBIC].psnr:9.2f}{table.scores[best].psnr:9.2f}"
         lines.append(row + "".join(f"{table.scores[n].psnr:12.2f}{table.gain(best, n):+8.2f}" for n in shown))
     if found.gains:

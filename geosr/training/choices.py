@@ -29,7 +29,7 @@ class Choices:
     variable : to read, as in :class:`geosr.training.recipe.Data`.
     residual, conserve, sigma : False switches that off.
     plain : the SRCNN of the papers: no residual, no conservation in the loss, biases, constants that standardise, mean
-        squared error, no network for the error.
+        squared error, a constant rate, no clipped gradients, squares drawn evenly, no network for the error.
     """
 
     scale: int | None = None
@@ -75,12 +75,13 @@ def changed(recipe: Recipe, choices: Choices) -> Recipe:
         size = c.patch
     elif c.scale is not None and size % scale:
         size = max(scale, size // scale * scale)
-    parts["patches"] = replace(recipe.patches, size=size, **_given(batch=c.batch))
+    evenly: dict[str, Any] = {"contrast_power": 0.0, "edge": 0.0} if c.plain else {}
+    parts["patches"] = replace(recipe.patches, size=size, **evenly, **_given(batch=c.batch))
     loss = _given(kind=c.loss or ("mse" if c.plain else None), relative=0.0 if c.plain else None)
     parts["loss"] = replace(recipe.loss, conserve=conserve, **loss)
     rate = c.learning_rate if c.learning_rate is not None or not c.plain else PLAIN_RATE
     schedule = _given(steps=c.steps, learning_rate=rate, validate_every=c.validate_every, patience=c.patience)
-    parts["schedule"] = replace(recipe.schedule, **schedule)
+    parts["schedule"] = replace(recipe.schedule, **schedule, **_given(decay="constant" if c.plain else None))
     if c.plain or not c.sigma:
         parts["sigma"] = Sigma()
     if c.variable is not None:
@@ -108,6 +109,6 @@ def template(choices: Choices) -> Recipe:
         patches=Patches(size // scale * scale or size, batch, min_valid=0.4, contrast_power=1.0),
         loss=Loss(epsilon=0.05, relative=0.003),
         schedule=Schedule(steps, rate, validate_every=max(10, steps // 20), patience=8),
-        sigma=Sigma("sigma-24x4", max(1, steps // 3)),
+        sigma=Sigma("sigma-24x4", max(1, steps // 3), tail_weight=3.0 if scale >= 4 else 1.0),
     )
     return changed(start, choices)

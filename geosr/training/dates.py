@@ -1,9 +1,10 @@
 """Which days a raster is of, by its times and by its name; for splitting training data.
 
 A span is the first and the last day, inclusive. Names are read generously: ``20231005``, ``2023-10-05``, ``2023m1005``
-(as OMI's products), with or without a time of day, are a day; two of them beside each other are a span; ``202310`` and
-``2023-10`` are that month, ``2023`` is that year. The first that a name holds counts: what comes later is often the
-day on which the file was made.
+(as OMI's products), with or without a time of day, are a day; ``202310`` and ``2023-10`` are that month, ``2023`` is
+that year. A name with several dates is of all days from the first to the last: which of them is the day that the file
+was made on, nobody can know, and a span that is too long lets no leak pass. Only where a product's convention says so
+(Sentinel-5P, OMI) that day is left out.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import calendar
 import datetime as dt
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,10 @@ _CLOCK = r"(?:[T_ ]?\d{4}(?:\d{2})?Z?)?"
 _DAY = rf"(?<!\d)((?:19|20)\d{{2}})([-_.m]?)(\d{{2}})\2?(\d{{2}}){_CLOCK}(?!\d)"
 _MONTH = r"(?<!\d)((?:19|20)\d{2})[-_.]?(0[1-9]|1[0-2])(?!\d)"
 _YEAR = r"(?<![0-9A-Za-z.])((?:19|20)\d{2})(?![0-9A-Za-z])"
-_BETWEEN = r"(?:[-_ ]to[-_ ]|[-_. ]{1,2})"
+
+# The day of production, by convention: after orbit, collection and processor in Sentinel-5P's names, after the version
+# in EOS Aura's.
+_MADE = re.compile(r"(?<=_)\d{5}_\d{2}_\d{6}_\d{8}T\d+|(?<=_v\d{3}-)\d{4}m\d{4}t\d+")
 
 
 def _day(found: re.Match[str]) -> Span:
@@ -44,28 +48,44 @@ def _year(found: re.Match[str]) -> Span:
     return dt.date(int(found[1]), 1, 1), dt.date(int(found[1]), 12, 31)
 
 
-_READERS = [(re.compile(p), re.compile(_BETWEEN), read) for p, read in ((_DAY, _day), (_MONTH, _month), (_YEAR, _year))]
+_READERS = [(re.compile(pattern), read) for pattern, read in ((_DAY, _day), (_MONTH, _month), (_YEAR, _year))]
 
 
 def span_in(name: str) -> Span | None:
-    """The days that a file's name (without folders) says it is of; None if it says nothing."""
-    for pattern, between, read in _READERS:
-        for found in pattern.finditer(name):
+    """The days, first to last, that a file's name (without folders) says it is of; None if it says nothing.
+
+    A month or year that holds a day of the name adds nothing (``no2_2023_20231005.tif`` is of one day).
+    """
+    rest = _MADE.sub(" ", name)
+    spans: list[Span] = []
+    for pattern, read in _READERS:
+        finer = list(spans)
+        for found in pattern.finditer(rest):
             try:
-                first = read(found)
+                span = read(found)
             except ValueError:  # a 13th month: digits of something else
                 continue
-            gap = between.match(name, found.end())
-            second = pattern.match(name, gap.end()) if gap else None
-            try:
-                last = read(second) if second else first
-            except ValueError:
-                last = first
-            return (first[0], last[1]) if last >= first else first
-    return None
+            rest = f"{rest[: found.start()]}{' ' * len(found[0])}{rest[found.end() :]}"
+            if not any(span[0] <= s[0] and s[1] <= span[1] for s in finer):
+                spans.append(span)
+    return hull(spans)
 
 
-def spans_of(field: xr.DataArray, attrs: Mapping[str, Any], name: str) -> list[Span | None]:
+def hull(spans: Sequence[Span]) -> Span | None:
+    """The days from the first to the last of ``spans``; None without any."""
+    return (min(s[0] for s in spans), max(s[1] for s in spans)) if spans else None
+
+
+def span_from(start: np.datetime64, end: np.datetime64) -> Span:
+    """The days from one moment to another; midnight ends the day before it."""
+    start, end = sorted((start.astype("datetime64[us]"), end.astype("datetime64[us]")))
+    last = max(start, end - np.timedelta64(1, "us"))
+    return start.astype("datetime64[D]").astype(dt.date), last.astype("datetime64[D]").astype(dt.date)
+
+
+def spans_of(
+    field: xr.DataArray, attrs: Mapping[str, Any], name: str, bounds: Mapping[np.datetime64, Span] | None = None
+) -> list[Span | None]:
     """The days of each (y, x) plane of ``field``, in order.
 
     Parameters
@@ -74,17 +94,22 @@ def spans_of(field: xr.DataArray, attrs: Mapping[str, Any], name: str) -> list[S
     attrs : of its Dataset: ``time_coverage_start`` and ``time_coverage_end`` decide where a single plane has no time.
     name : of the file, without folders. A single plane whose name spans more days than its time (a month's mean with
         the time of its middle) is of all of them.
+    bounds : days of the file's times by their bounds (:func:`geosr.training.bounds.time_bounds`), which decide where
+        there are some.
     """
+    bounds = bounds or {}
     count = int(np.prod(field.shape[:-2], dtype=int))
     named = span_in(name)
     times = [c for c in field.coords.values() if c.dtype.kind == "M" and not np.isnat(c.values).any()]
     if times:
         lead = field.dims[:-2]
         known = times[0].expand_dims({d: field.sizes[d] for d in lead if d not in times[0].dims}).transpose(*lead)
-        spans: list[Span | None] = list(_steps(known.values.astype("datetime64[D]").ravel()))
+        moments = known.values.astype("datetime64[us]").ravel()
+        steps = _steps(moments.astype("datetime64[D]"))
+        spans: list[Span | None] = [bounds.get(t, s) for t, s in zip(moments, steps, strict=True)]
     else:
         start, end = (span_in(str(attrs.get(f"time_coverage_{word}", ""))) for word in ("start", "end"))
-        spans = [(start[0], max(start[1], end[1])) if start and end else None] * count
+        spans = [hull(list(bounds.values())) or (hull([start, end]) if start and end else None)] * count
     if count == 1:
         return [_joined(spans[0], named)]
     return [span or named for span in spans]

@@ -16,6 +16,7 @@ on from one ends with the same weights as one that was never interrupted.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -30,18 +31,15 @@ from typing import Any
 import numpy as np
 
 from geosr import interpolate
-from geosr.errors import ModelError
+from geosr.errors import GeosrError, ModelError, OutputError
 from geosr.models import keras_network
 from geosr.models.architectures import Architecture, architecture
 from geosr.training.examples import Batch, Sampler
 from geosr.training.recipe import Recipe, Schedule
+from geosr.writing.atomic import explain
 
 #: Share of a normal distribution within one and within two standard deviations.
 ONE_SIGMA, TWO_SIGMA = 0.6827, 0.9545
-
-#: Weight of the second in the loss. Errors have heavier tails than a normal distribution, so no sigma fits both; alike,
-#: they left too few errors within either on sensors and dates that training had not seen.
-TAIL_WEIGHT = 3
 
 #: Batches of validation examples, the same at every look.
 VALIDATION_BATCHES = 16
@@ -93,6 +91,17 @@ class State:
     best_weights: list[np.ndarray] = field(default_factory=list)
 
 
+@contextlib.contextmanager
+def writing(place: Path) -> Iterator[None]:
+    """What goes wrong while something is written to ``place`` is an :class:`OutputError`."""
+    try:
+        yield
+    except GeosrError:
+        raise
+    except (OSError, RuntimeError) as error:  # h5py raises both
+        raise explain(error, place, place.parent) from error
+
+
 class Checkpoint:
     """A folder with the state of each phase of a training run; every file is replaced whole.
 
@@ -107,7 +116,7 @@ class Checkpoint:
         self.key = key
 
     def save(self, phase: str, state: State, variables: list[Any], sampler: Sampler) -> None:
-        """Write the state of ``phase``, next to the old one, then in its place."""
+        """Write the state of ``phase``, next to the old one, then in its place; :class:`OutputError` if that fails."""
         head = {
             "key": self.key,
             "step": state.step,
@@ -121,10 +130,17 @@ class Checkpoint:
         memory = io.BytesIO()
         arrays["head"] = np.frombuffer(json.dumps(head).encode(), np.uint8)
         np.savez(memory, **arrays)  # type: ignore[arg-type]  # its stub takes every keyword for allow_pickle
-        self.folder.mkdir(exist_ok=True)
         part = self.folder / f"{phase}.partial"
-        part.write_bytes(memory.getvalue())
-        os.replace(part, self._file(phase))
+        try:
+            with writing(self.folder):
+                self.folder.mkdir(exist_ok=True)
+                part.write_bytes(memory.getvalue())
+                os.replace(part, self._file(phase))
+        except OutputError:
+            with contextlib.suppress(OSError):  # the folder stays if a state of before is in it
+                part.unlink(missing_ok=True)
+                self.folder.rmdir()
+            raise
 
     def load(self, phase: str, variables: list[Any], sampler: Sampler) -> State:
         """The state that ``phase`` was saved in, put into the variables and the sampler; a fresh one where none was."""
@@ -294,6 +310,7 @@ def fit_sigma(
 
     arch, scale = architecture(recipe.sigma.architecture), recipe.scale
     model = keras_network.build(arch, 1, scale=scale, seed=recipe.seed + 1000)
+    tail = recipe.sigma.tail_weight
     conserving = Refiner(refiner.model, refiner.arch, scale, residual=refiner.residual, conserve=True)
 
     def pinball(over: Any, probability: float) -> Any:
@@ -302,7 +319,7 @@ def fit_sigma(
     def loss(coarse: Any, truth: Any, mask: Any, weight: Any) -> Any:
         size = tf.abs(tf.stop_gradient(conserving.error(coarse, truth, sampler.halo)))
         sigma = tf.abs(model(_inner(coarse, sampler.halo - arch.reach), training=True))
-        penalty = pinball(size - sigma, ONE_SIGMA) + TAIL_WEIGHT * pinball(size - 2 * sigma, TWO_SIGMA)
+        penalty = pinball(size - sigma, ONE_SIGMA) + tail * pinball(size - 2 * sigma, TWO_SIGMA)
         weights = mask * weight
         return tf.reduce_sum(weights * penalty) / (scale**2 * tf.reduce_sum(weights))
 
@@ -374,9 +391,11 @@ def _steps(state: State, schedule: Schedule) -> Iterator[int]:
 
 
 def _optimizer(schedule: Schedule) -> Any:
-    """Adam with warm-up and cosine decay, and a clipped gradient."""
+    """Adam with warm-up and cosine decay, and a clipped gradient; or at a constant rate, without any of these."""
     import keras
 
+    if schedule.decay == "constant":
+        return keras.optimizers.Adam(schedule.learning_rate)
     warm = min(100, schedule.steps // 10)
     rate = keras.optimizers.schedules.CosineDecay(
         schedule.learning_rate / 10,

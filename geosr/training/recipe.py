@@ -9,15 +9,17 @@ import json
 import math
 import os
 import tomllib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from geosr.errors import ModelError
+from geosr.errors import InputError, ModelError
 from geosr.models.architectures import FAMILIES, architecture
 from geosr.training.checks import Box, boxes_of, dates_of, is_number, is_whole, require, span_of
 
 LOSSES = ("charbonnier", "mse")
+DECAYS = ("cosine", "constant")
 
 
 @dataclass(frozen=True)
@@ -212,28 +214,38 @@ class Loss:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Adam with a short warm-up to ``learning_rate`` and cosine decay to zero over ``steps``.
+    """Adam, by default with a short warm-up to ``learning_rate`` and cosine decay to zero over ``steps``.
 
     Attributes
     ----------
+    decay : "cosine", with gradients clipped to a norm of 1; or "constant": the same rate at every step, without
+        warm-up, and gradients as they are. The network for the error always has the first.
     validate_every : steps between looks at the validation sets, and between checkpoints.
     patience : looks without a better validation loss after which training stops, with the best weights; 0 never
-        stops early, and keeps the last weights, whose learning rate has come down to zero.
+        stops early, and keeps the last weights.
     """
 
     steps: int = 4000
     learning_rate: float = 1e-3
     validate_every: int = 250
     patience: int = 0
+    decay: str = "cosine"
 
 
 @dataclass(frozen=True)
 class Sigma:
-    """The small network that predicts the error: architecture by registry name ("" for none), and its schedule."""
+    """The small network that predicts the error: architecture by registry name ("" for none), and its schedule.
+
+    Attributes
+    ----------
+    tail_weight : weight of two sigma against one in the loss. Errors have heavier tails than a normal distribution, the
+        more so the larger the scale, so no sigma fits both; a larger weight takes more errors within either.
+    """
 
     architecture: str = ""
     steps: int = 1000
     learning_rate: float = 2e-3
+    tail_weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -278,6 +290,7 @@ class Recipe:
         for part, table in (("schedule", self.schedule), ("sigma", self.sigma)):
             rate = table.learning_rate
             require(0 < rate < math.inf, f"{part}.learning_rate", rate, "use a number above 0")
+        require(self.schedule.decay in DECAYS, "schedule.decay", self.schedule.decay, f"use {' or '.join(DECAYS)}")
         every, patience = self.schedule.validate_every, self.schedule.patience
         require(every > 0, "schedule.validate_every", every, "use 1 or more")
         require(bool(self.train or self.simulate), "train", [], "add a [[train]] or [[simulate]] table")
@@ -293,6 +306,8 @@ class Recipe:
             family = architecture(self.sigma.architecture).family
             require(family == "sigma", "sigma.architecture", self.sigma.architecture, "use a sigma network")
             require(self.sigma.steps > 0, "sigma.steps", self.sigma.steps, "use 1 or more")
+            tail = self.sigma.tail_weight
+            require(0 < tail < math.inf, "sigma.tail_weight", tail, "use a number above 0")
         # An equivariant network does not see the level of a field: something else must bring it.
         level = network.residual or self.loss.conserve or not network.equivariant
         hint = "switch it off too where there is neither residual nor conservation"
@@ -341,6 +356,7 @@ def _table(kind: type, values: object, where: str) -> Any:
     """Dataclass ``kind`` from a TOML table; unknown keys are errors, not silently ignored wishes."""
     if not isinstance(values, dict):
         raise ModelError(f"recipe: [{where}] is not a table", "see geosr/recipes for examples")
+    values = {key: value for key, value in values.items() if value is not None}  # so a card says that there is none
     known = {f.name: str(f.type) for f in fields(kind)}
     for key, value in values.items():
         if key not in known:
@@ -372,9 +388,14 @@ def parse_recipe(text: str) -> Recipe:
         TOML that does not parse, unknown or missing keys, values that cannot work.
     """
     try:
-        raw = tomllib.loads(text)
+        return from_dict(tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:
         raise ModelError(f"recipe: {error}", "repair the TOML") from error
+
+
+def from_dict(plain: Mapping[str, Any]) -> Recipe:
+    """A recipe from plain data, as TOML or a card (:meth:`Recipe.to_dict`) has it; Raises as :func:`parse_recipe`."""
+    raw = dict(plain)
     for key, kind in _TABLES.items():
         if key in raw:
             raw[key] = _table(kind, raw[key], key)
@@ -385,14 +406,22 @@ def parse_recipe(text: str) -> Recipe:
 
 
 def read_recipe(path: str | os.PathLike[str]) -> Recipe:
-    """The recipe in a file, or one of geosr's own by name (``no2-srcnn-9-3-5-n64-x4``)."""
+    """The recipe in a file, or one of geosr's own by name (``no2-srcnn-9-3-5-n64-x4``).
+
+    Raises
+    ------
+    InputError
+        There is neither.
+    ModelError
+        It is no recipe, or one that cannot work (:func:`parse_recipe`).
+    """
     file = Path(path)
     if not file.is_file():
         own = Path(__file__).parent.parent / "recipes" / f"{path}.toml"
         if not own.is_file():
             names = sorted(p.stem for p in own.parent.glob("*.toml"))
             hint = f"give a folder of rasters, a TOML file, or one of {', '.join(names)}"
-            raise ModelError(f"no recipe {str(path)!r}", hint)
+            raise InputError("no such file or folder, and no recipe of that name", hint, path)
         file = own
     try:
         return parse_recipe(file.read_text(encoding="utf-8"))

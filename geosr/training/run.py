@@ -39,11 +39,11 @@ from geosr.models.bundle import CARD, Arrays, Card, load_bundle, rewrite_card, s
 from geosr.training import curves
 from geosr.training.choices import Choices, changed
 from geosr.training.examples import MIN_COVER, Sampler
-from geosr.training.fitting import Checkpoint, Report, Row, Tick, fit, fit_sigma
+from geosr.training.fitting import Checkpoint, Report, Row, Tick, fit, fit_sigma, writing
 from geosr.training.recipe import Recipe, read_recipe
 from geosr.training.scenes import Scene, load_scenes
 from geosr.training.skill import skill_on
-from geosr.training.split import check_split
+from geosr.training.split import check_split, check_start
 
 #: The recipe in a bundle.
 RECIPE = "recipe.toml"
@@ -130,10 +130,11 @@ def train(
     ------
     OutputError
         ``out`` exists without ``overwrite``, or is something else than a bundle, or there is a checkpoint and neither
-        ``overwrite`` nor ``resume``; told before the training.
+        ``overwrite`` nor ``resume``, or nothing can be written there; told before the training. The disk fails or is
+        full: a checkpoint that was saved before stays, and ``resume`` goes on from it.
     ModelError
-        No data, a place and date on both sides of the split, a loss that is not finite, nothing to resume, or a
-        checkpoint that is damaged or of another run.
+        No data, a place and date on both sides of the split, a model to start from that has seen what is held out, a
+        loss that is not finite, nothing to resume, or a checkpoint that is damaged or of another run.
     InputError, RefusedError
         A raster cannot be read.
     """
@@ -142,23 +143,52 @@ def train(
     _check_place(final, overwrite)
     place_of_state = _check_state(final, overwrite, resume)
     check_split(recipe, folder)
+    start_card = load_model(recipe.network.init).card if recipe.network.init else None
+    if start_card is not None:
+        check_start(recipe, folder, start_card)
     scenes = load_scenes(recipe, folder)
     checks = load_scenes(recipe, folder, recipe.validate) if recipe.validate else []
     checkpoint = Checkpoint(place_of_state, _key(recipe, scenes + checks))
     start = time.perf_counter()
     fitted = _fit(recipe, scenes, checks, report, checkpoint, tick)
     seconds = time.perf_counter() - start
-    with tempfile.TemporaryDirectory(prefix=f".{final.name}.", suffix=".partial", dir=final.parent) as staging:
-        place = Path(staging) / "bundle"
-        card = save_bundle(place, _card(recipe, scenes, fitted.scaler, seconds), fitted.arrays, fitted.sigma_arrays)
-        _write_beside(place, recipe, fitted.curve)
+    with _staging(final) as staging:
+        place = staging / "bundle"
+        with writing(final):
+            card = _card(recipe, scenes, fitted.scaler, seconds, start_card)
+            card = save_bundle(place, card, fitted.arrays, fitted.sigma_arrays)
+            _write_beside(place, recipe, fitted.curve)
         skill = [skill_on(d, recipe, folder, Model(load_bundle(place))) for d in recipe.heldout]
-        rewrite_card(place, replace(card, skill=[entry for entry in skill if entry]))
-        if final.exists():
-            final.rename(Path(staging) / "old")
-        place.rename(final)
+        with writing(final):
+            rewrite_card(place, replace(card, skill=[entry for entry in skill if entry]))
+            _move(place, final, staging / "old")
     shutil.rmtree(checkpoint.folder, ignore_errors=True)
     return load_bundle(final).card
+
+
+@contextlib.contextmanager
+def _staging(final: Path) -> Iterator[Path]:
+    """A folder beside ``final`` for what is not whole yet; it goes at the end."""
+    ends = {"prefix": f".{final.name}.", "suffix": ".partial"}
+    try:
+        folder = tempfile.TemporaryDirectory(**ends, dir=final.parent, ignore_cleanup_errors=True)
+    except OSError as error:
+        what = f"nothing can be written to {final.parent} ({error.strerror})"
+        raise OutputError(what, "choose another folder", final) from error
+    with folder as name:
+        yield Path(name)
+
+
+def _move(place: Path, final: Path, old: Path) -> None:
+    """``place`` becomes ``final``; what is there goes to ``old``, and comes back if that fails."""
+    if final.exists():
+        final.rename(old)
+    try:
+        place.rename(final)
+    except OSError:
+        if old.exists():
+            old.rename(final)
+        raise
 
 
 def check_tensorflow() -> None:
@@ -191,6 +221,8 @@ def _check_place(final: Path, overwrite: bool) -> None:
         final.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"the folder cannot be made ({error.strerror})", "choose another", final) from error
+    with _staging(final):  # hours before it is needed
+        pass
     if not final.exists() or (final.is_dir() and not any(final.iterdir())):
         return
     if not (final / CARD).is_file():
@@ -208,7 +240,8 @@ def _check_state(final: Path, overwrite: bool, resume: bool) -> Path:
         if not overwrite:
             hint = "go on with --resume, or start anew with --overwrite"
             raise OutputError("an interrupted run has left its checkpoint", hint, folder)
-        shutil.rmtree(folder)
+        with writing(folder):
+            shutil.rmtree(folder)
     return folder
 
 
@@ -280,7 +313,7 @@ def _write_beside(place: Path, recipe: Recipe, curve: list[Row]) -> None:
         warnings.warn(text, GeosrWarning, stacklevel=2)
 
 
-def _card(recipe: Recipe, scenes: list[Scene], scaler: AffineScaler, seconds: float) -> Card:
+def _card(recipe: Recipe, scenes: list[Scene], scaler: AffineScaler, seconds: float, start: Card | None) -> Card:
     import keras
     import tensorflow as tf
 
@@ -295,6 +328,9 @@ def _card(recipe: Recipe, scenes: list[Scene], scaler: AffineScaler, seconds: fl
         "software": {"geosr": __version__, "tensorflow": tf.__version__, "keras": keras.__version__},
         "recipe": recipe.to_dict(),
     }
+    if start is not None:  # what that model has seen, this one has seen as well
+        keys = ("data", "files", "recipe", "start")
+        training["start"] = {"name": start.name, **{k: start.training[k] for k in keys if k in start.training}}
     return Card(
         name=recipe.name,
         architecture=arch.name,

@@ -150,7 +150,7 @@ def load_scenes(recipe: Recipe, folder: Path, sets: tuple[Data, ...] | None = No
     for data in recipe.train if sets is None else sets:
         of_set: list[Scene] = []
         planes = planes_of(data, folder, recipe.units)
-        _check_memory(planes)
+        check_memory(planes)
         read = [read_truth(p, data) for p in planes]
         for run in data.composites:
             for start in range(0, len(read) - run + 1, run):
@@ -183,7 +183,8 @@ def _same_grid(a: Plane, b: Plane) -> bool:
     return all(math.dist((x, y), here * (x, y)) < 1e-3 for x in (0, a.shape[1]) for y in (0, a.shape[0]))
 
 
-def _check_memory(planes: list[Plane]) -> None:
+def check_memory(planes: list[Plane]) -> None:
+    """A :class:`ResourceError` where the values of ``planes`` do not fit into memory together."""
     from geosr.footprint import available_memory
 
     sizes = [p.shape[0] * p.shape[1] for p in planes]

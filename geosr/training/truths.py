@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from odc.geo.geobox import GeoBox
 
 from geosr.errors import GeosrError, InputError, blame
 from geosr.reading.gate import check_tiff_blocks, kind_of
+from geosr.training.bounds import time_bounds
 from geosr.training.dates import Span, spans_of
 
 #: Suffixes of files that may hold maps, and of those that hold pictures only.
@@ -46,7 +47,7 @@ class Plane:
     shape : (rows, columns).
     span : its days; None if they are not known.
     box : its grid; None for a picture without georeference.
-    picture : for one of these, a hash of the file: the same place has the same.
+    picture : for one of these, a hash of its pixels: the same place has the same.
     units : of the values.
     load : gives the values, (y, x) float32.
     """
@@ -59,6 +60,15 @@ class Plane:
     picture: str
     units: str | None
     load: Callable[[], np.ndarray]
+
+    @cached_property
+    def digest(self) -> str:
+        """A hash of the values, to know copies by; "" where there are no two different ones. Reads them."""
+        values = self.read()[0]
+        valid = values[~np.isnan(values)]
+        if not valid.size or valid.min() == valid.max():
+            return ""
+        return _hash(values)
 
     def read(self) -> tuple[np.ndarray, np.ndarray]:
         """(values, areas): (y, x) float32, NaN where missing, and (y, 1) float64 cell areas in m2, or 1."""
@@ -150,7 +160,7 @@ def _split(path: Path, dataset: xr.Dataset, field: xr.DataArray) -> list[Plane]:
     box = geobox_of(field)
     field = field.transpose(..., *spatial_dims(field))
     units = field.attrs.get("units")
-    spans = spans_of(field, dataset.attrs, path.name)
+    spans = spans_of(field, dataset.attrs, path.name, time_bounds(path))
     lead = field.shape[:-2]
     planes = []
     for number, (place, span) in enumerate(zip(np.ndindex(lead), spans, strict=True)):
@@ -161,6 +171,12 @@ def _split(path: Path, dataset: xr.Dataset, field: xr.DataArray) -> list[Plane]:
         load = partial(_values, one)
         planes.append(Plane(path, label, shape, span, box, "", None if units is None else str(units), load))
     return planes
+
+
+def _hash(values: np.ndarray) -> str:
+    """Of shape and numbers (float32), every NaN and every zero alike."""
+    plain = np.where(np.isnan(values), np.float32(np.nan), values + np.float32(0))
+    return hashlib.sha256(str(values.shape).encode() + plain.astype("<f4").tobytes()).hexdigest()
 
 
 def _values(field: xr.DataArray) -> np.ndarray:
@@ -214,7 +230,8 @@ def _of_picture(path: Path, source: Any) -> list[Plane]:
         raise InputError("complex numbers", "take the magnitude first")
     numbers = [i + 1 for i, meaning in enumerate(source.colorinterp) if meaning != ColorInterp.alpha]
     parts = [tuple(numbers)] if len(numbers) == 3 and source.driver != "GTiff" else [(n,) for n in numbers]
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    # Of the pixels: however they were packed, it is the same picture.
+    digest = _hash(source.read(numbers).astype(np.float32))
     planes = []
     for part in parts:
         label = path.name + (f" ({part[0]})" if len(parts) > 1 else "")

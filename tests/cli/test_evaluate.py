@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import rasterio
 
-from geosr.errors import InputError, OutputError
+from geosr.errors import InputError, OutputError, UsageError
 from geosr_cli.degrade import command as degrade_command
 from strategies import smooth_field, write_tif
 
@@ -107,6 +107,7 @@ def test_bands_are_cases_and_time_picks_one(run, tmp_path):
         (("--scale", "65"), 2, "2 to 16"),
         (("--figure", "f.txt"), 2, ".png"),
         (("--data-range", "-3"), 2, "above 0"),
+        (("--shave", "32"), 2, "leaves nothing of 64 x 72"),
     ],
 )
 def test_wrong_questions(run, truth, options, code, word):
@@ -120,15 +121,32 @@ def test_truths_that_are_none(run, truth, tmp_path):
     text = tmp_path / "text.tif"
     text.write_text("not a raster")
     empty = write_tif(tmp_path / "empty.tif", np.full((64, 72), np.nan, np.float32))
+    flat = write_tif(tmp_path / "flat.tif", np.zeros((64, 72), np.float32))
     tiny = write_tif(tmp_path / "tiny.tif", np.ones((3, 3), np.float32))
-    for path, code in ((text, 3), (empty, 3), (tiny, 2), (tmp_path / "none.tif", 3)):
+    for path, code in ((text, 3), (empty, 3), (flat, 3), (tiny, 2), (tmp_path / "none.tif", 3)):
         got = run("evaluate", path)
         assert got.code == code, got.err
         assert path.name in got.errors[0]
     got = run("evaluate", truth, empty, "--no-network")
     assert got.code == 0
     assert "empty.tif: the truth has no valid coarse cell: left out" in got.err
+    got = run("evaluate", truth, flat)
+    assert got.code == 0
+    assert "flat.tif: the truth is 0 everywhere: a constant field has nothing to score: left out" in got.err
+    assert "inf" not in got.out.splitlines()[-1]
+    assert run("evaluate", flat, flat, "--no-network").code == 3
     assert run("evaluate", truth, text).code == 3
+
+
+def test_what_downscale_refuses_is_scored_with_a_warning(run, tmp_path):
+    noise = write_tif(tmp_path / "noise.tif", np.random.default_rng(0).normal(size=(160, 160)).astype(np.float32))
+    assert run("downscale", noise).code == 4
+    got = run("evaluate", noise, "--json")
+    assert got.code == 0
+    found = json.loads(got.out)
+    assert all(network["envelope"].startswith("overridden") for network in found["networks"].values())
+    assert len(found["warnings"]) == len(found["networks"])
+    assert "noise.tif: the coarse field is far outside" in got.err
 
 
 # --- geosr degrade ---
@@ -165,3 +183,6 @@ def test_degrade_reports_and_refuses(truth, tmp_path, capsys):
         call(truth, "--mtf", "0.5", "0.5")
     with pytest.raises(InputError, match="none.tif"):
         call(tmp_path / "none.tif")
+    with pytest.raises(UsageError, match="up to 1"):
+        call(truth, "--scale", "4", "--min-valid", "nan", "-o", tmp_path / "d.tif")
+    assert not (tmp_path / "d.tif").exists()

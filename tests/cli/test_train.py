@@ -59,7 +59,8 @@ def test_options_go_over_a_recipe(run, tmp_path):
     assert got.code == 0, got.err
     recipe = json.loads(got.out)["training"]["recipe"]
     assert (recipe["seed"], recipe["loss"]["kind"], recipe["patches"]["size"]) == (7, "mse", 16)
-    assert recipe["schedule"] == {"steps": 6, "learning_rate": 1e-4, "validate_every": 3, "patience": 0}
+    schedule = {"steps": 6, "learning_rate": 1e-4, "validate_every": 3, "patience": 0, "decay": "cosine"}
+    assert recipe["schedule"] == schedule
     assert recipe["network"]["architecture"] == "edsr-16x4"
     assert not recipe["network"]["residual"]
     assert recipe["patches"]["batch"] == 2
@@ -71,7 +72,7 @@ def test_options_go_over_a_recipe(run, tmp_path):
         (("{none}", "--scale", "4"), 3, ("holds no raster", "GeoTIFF or NetCDF")),
         (("{broken}",), 3, ("none of 1 raster", "bad.tif")),
         (("{maps}",), 3, ("too little", "--architecture srcnn-9-1-5")),
-        (("{maps}/nowhere",), 6, ("no recipe", "folder of rasters")),
+        (("{maps}/nowhere",), 3, ("no such file or folder", "no recipe of that name", "folder of rasters")),
         (("{maps}", "--data", "{maps}"), 2, ("so is --data",)),
         (("no2-edsr-32x6-x4",), 2, ("--data FOLDER",)),
         (("{maps}", *QUICK, "--patch", "15"), 6, ("multiple of the scale",)),
@@ -95,6 +96,18 @@ def test_what_cannot_work_says_why(run, maps, tmp_path, options, code, words):
     assert not (tmp_path / "model").exists()
 
 
+def test_a_file_size_limit_is_an_output_error(maps, tmp_path):
+    """As ``ulimit -f`` sets it, in a process of its own; nothing is left behind."""
+    resource = pytest.importorskip("resource")
+    limit = (40 * 1024, resource.RLIM_INFINITY)
+    process = start(maps, tmp_path / "m", preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit))
+    code, err = stop_at(process, "never", 0)
+    assert code == 5, err
+    assert "larger than the file size limit" in err
+    assert "bug" not in err
+    assert not list(tmp_path.iterdir())
+
+
 def test_early_stopping_is_said(run, maps, tmp_path):
     ruin = ("--learning-rate", "1", "--validate", "2", "--patience", "1", "--no-sigma")
     got = run("train", maps, *QUICK, *ruin, "-o", tmp_path / "m")
@@ -104,13 +117,13 @@ def test_early_stopping_is_said(run, maps, tmp_path):
     assert (tmp_path / "m" / "training.csv").read_text().splitlines()[-1].startswith(f"model,{stopped},")
 
 
-def start(maps, out, *more):
+def start(maps, out, *more, **options):
     """``geosr train`` as a process of its own."""
     code = "from geosr_cli.main import main; main()"
     arguments = ["train", maps, *QUICK, "--steps", "60", "-o", out, *more]
     env = os.environ | {"TF_NUM_INTRAOP_THREADS": "1"}
     command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
+    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env, **options)
 
 
 def stop_at(process, words, number):

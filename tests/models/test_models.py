@@ -51,6 +51,10 @@ def test_card_says_what_a_user_must_know(card):
         if not entry["name"].startswith("TROPOMI"):  # small and oversampled: docs/models.md says where they lose
             assert entry["psnr"][card.family] > entry["psnr"]["back-projected bicubic"]
             assert entry["worst_gain"] > 0
+            assert entry["gain"]["best interpolation"]["low"] > 0
+            # Errors have heavier tails than a normal distribution: no sigma brings both shares to 68 and 95 %.
+            assert entry["sigma"]["one_sigma"] == pytest.approx(0.6827, abs=0.09)
+            assert entry["sigma"]["two_sigma"] == pytest.approx(0.9545, abs=0.03)
 
 
 def covers(ours, theirs):
