@@ -26,7 +26,7 @@ def row(scale: int, edsr: dict[str, Any], srcnn: dict[str, Any]) -> str:
         f"{psnr[BICUBIC]:.2f}",
         f"{psnr[BEST] - psnr[BICUBIC]:+.2f}",
         f"{srcnn['psnr']['srcnn'] - psnr[BICUBIC]:+.2f}",
-        f"**{psnr['edsr'] - psnr[BICUBIC]:+.2f}**",
+        f"{psnr['edsr'] - psnr[BICUBIC]:+.2f}",
         f"{over['db']:+.2f}{interval}",
         f"{edsr['worst_gain']:+.2f}",
         ", ".join(f"{v:.4f}" for v in (ssim[BEST], srcnn["ssim"]["srcnn"], ssim["edsr"])),

@@ -146,8 +146,7 @@ def table(cards: Sequence[Card]) -> str:
         kilobytes = sum(f["bytes"] for f in card.files.values()) / 1000
         lines.append(f"{card.name:24} x{card.scale}  {card.architecture}, {kilobytes:.0f} kB. {card.description}")
         for held in card.skill:
-            best = max(value for name, value in held["psnr"].items() if name not in FAMILIES)
-            gains = held["psnr"][card.family] - held["psnr"]["bicubic"], held["psnr"][card.family] - best
+            gains = (held["gain"][over]["db"] for over in ("bicubic", "best interpolation"))
             text = "{:+.2f} dB over bicubic, {:+.2f} dB over the best interpolation".format(*gains)
             lines.append(f"    {text}: {held['name']}")
     return "\n".join(lines)

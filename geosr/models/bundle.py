@@ -63,6 +63,7 @@ class Card:
     radius : receptive radius in fine cells; must be the registry's.
     training : data with licences, the whole recipe, software, seconds.
     skill : one entry per held-out set: scores of the model and of each baseline.
+    limits : what it is not good for, and what its skill does not say; sentences for people.
     envelope : what it was trained on, as :class:`geosr.envelope.Envelope` reads it.
     sigma : of the network that predicts the error: its ``architecture``, and how it was trained; empty without one.
     files : name -> {"sha256": …, "bytes": …}.
@@ -80,6 +81,7 @@ class Card:
     scaler: AffineScaler = field(default_factory=AffineScaler)
     training: dict[str, Any] = field(default_factory=dict)
     skill: list[dict[str, Any]] = field(default_factory=list)
+    limits: list[str] = field(default_factory=list)
     envelope: dict[str, Any] = field(default_factory=dict)
     sigma: dict[str, Any] = field(default_factory=dict)
     files: dict[str, dict[str, Any]] = field(default_factory=dict)

@@ -254,7 +254,7 @@ class Recipe:
 
     ``train``, ``validate`` (watched while training, for early stopping) and ``heldout`` (scored once, for the card)
     must not share a place and date (:mod:`split`). ``units`` are those of the fields; "" takes the numbers as
-    they are. ``degradation`` holds for all three.
+    they are. ``degradation`` holds for all three. ``limits`` are sentences for the card: what the model is not for.
     """
 
     name: str
@@ -265,6 +265,7 @@ class Recipe:
     heldout: tuple[Data, ...] = ()
     version: str = "1"
     description: str = ""
+    limits: tuple[str, ...] = ()
     units: str = "1e15 molec cm-2"
     seed: int = 1
     degradation: Response = field(default_factory=Response)
@@ -278,6 +279,8 @@ class Recipe:
         good = is_whole(self.scale) and 2 <= self.scale <= 16
         require(good, "scale", self.scale, "use a whole number from 2 to 16")
         require(self.seed >= 0, "seed", self.seed, "use a whole number from 0")
+        texts = isinstance(self.limits, tuple) and all(isinstance(text, str) for text in self.limits)
+        require(texts, "limits", self.limits, "use a list of sentences")
         self._check_networks()
         size, least, batch = self.patches.size, self.patches.min_valid, self.patches.batch
         require(size > 0 and size % self.scale == 0, "patches.size", size, "make it a multiple of the scale")

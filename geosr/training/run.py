@@ -338,6 +338,7 @@ def _card(recipe: Recipe, scenes: list[Scene], scaler: AffineScaler, seconds: fl
         radius=arch.radius(recipe.scale),
         version=recipe.version,
         description=recipe.description,
+        limits=list(recipe.limits),
         residual=recipe.network.residual,
         equivariant=recipe.network.equivariant,
         scaler=scaler,

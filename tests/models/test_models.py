@@ -44,6 +44,8 @@ def test_card_says_what_a_user_must_know(card):
     assert card.training["data"]
     assert all(d["licence"] for d in card.training["data"])
     assert card.training["recipe"]["name"] == card.name
+    assert card.limits
+    assert all(d["licence"] for d in card.training["recipe"]["heldout"])
     assert card.envelope["units"] == "1e15 molec cm-2"
     assert len(card.skill) >= 2
     for entry in card.skill:
