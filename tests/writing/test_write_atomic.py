@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import textwrap
 import time
 from pathlib import Path
@@ -274,12 +275,15 @@ def test_each_failing_rename_and_flush_restores_the_old_output(
     before = contents(tmp_path)
     real = getattr(os, step)
     messages = []
+    counting = threading.Lock()
     for fail_at in range(1, 100, 4 if suffix == "zarr" else 1):  # a store has many files
         calls = []
 
         def fail(*args, fail_at=fail_at, calls=calls):
-            calls.append(args)
-            if len(calls) == fail_at:
+            with counting:  # a store is written by several threads
+                calls.append(args)
+                number = len(calls)
+            if number == fail_at:
                 raise OSError(errno.EIO, "Input/output error")
             return real(*args)
 
