@@ -35,27 +35,42 @@ def _mtf(ctx: click.Context, param: click.Parameter, value: tuple[float, float] 
     return value
 
 
-def degradation_options(function: F) -> F:
-    """Options of a degradation, next to its kind, which must come before them."""
-    for option in (
-        click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the noise."),
-        click.option(
-            "--noise",
-            type=Noise(),
-            default=0.0,
-            help="Standard deviation of noise on the coarse cells; 'precision' takes the file's.",
-        ),
-        click.option(
-            "--mtf",
-            nargs=2,
-            type=float,
-            metavar="X Y",
-            callback=_mtf,
-            help="For psf: response at the coarse Nyquist frequency, across and along. Default: 0.74 0.44 (TROPOMI).",
-        ),
-    ):
-        function = option(function)
-    return function
+_OPTIONS = (
+    click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the noise."),
+    click.option(
+        "--noise",
+        type=Noise(),
+        default=0.0,
+        help="Standard deviation of noise on the coarse cells; 'precision' takes the file's.",
+    ),
+    click.option(
+        "--mtf",
+        nargs=2,
+        type=float,
+        metavar="X Y",
+        callback=_mtf,
+        help="For psf: response at the coarse Nyquist frequency, across and along. Default: 0.74 0.44 (TROPOMI).",
+    ),
+)
+
+
+def degradation_options(kind: str) -> Callable[[F], F]:
+    """Options of a degradation; its kind is called ``kind``, and read first, for the others depend on it."""
+
+    def decorate(function: F) -> F:
+        for option in _OPTIONS:
+            function = option(function)
+        return click.option(
+            kind,
+            "kind",
+            type=click.Choice(["area", "psf", "resize"]),
+            default="area",
+            show_default=True,
+            is_eager=True,
+            help="Area mean; a Gaussian sensor response before it; or antialiased bicubic (MATLAB's imresize).",
+        )(function)
+
+    return decorate
 
 
 @click.command("degrade")
@@ -66,15 +81,7 @@ def degradation_options(function: F) -> F:
 @click.option(
     "-o", "--output", type=click.Path(), metavar="OUT", help="Output: .tif, .nc or .zarr. Default: IN_coarse4.tif."
 )
-@click.option(
-    "--kind",
-    type=click.Choice(["area", "psf", "resize"]),
-    default="area",
-    show_default=True,
-    is_eager=True,
-    help="Area mean; a Gaussian sensor response before it; or antialiased bicubic (MATLAB's imresize).",
-)
-@degradation_options
+@degradation_options("--kind")
 @click.option(
     "--min-valid",
     type=click.FloatRange(0, 1, min_open=True),

@@ -24,16 +24,7 @@ READING = ("variable", "time", "level", "bbox", "crs", "units", "input_units", "
     help="Model to judge; may be repeated. Default: the shipped one for the scale, and the shipped SRCNN.",
 )
 @click.option("--no-network", is_flag=True, help="Judge the interpolations only.")
-@click.option(
-    "--degrade",
-    "kind",
-    type=click.Choice(["area", "psf", "resize"]),
-    default="area",
-    show_default=True,
-    is_eager=True,
-    help="Area mean; a Gaussian sensor response before it; or antialiased bicubic (MATLAB's imresize).",
-)
-@degradation_options
+@degradation_options("--degrade")
 @click.option("--shave", type=click.IntRange(0), default=0, metavar="N", help="Leave out N fine cells at the rim.")
 @click.option(
     "--data-range", type=float, metavar="VALUE", help="Value range for PSNR. Default: the scored truth's own."

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from geosr.errors import InputError, ModelError
+from geosr.errors import InputError, ModelError, blame
 from geosr.models.architectures import FAMILIES, architecture
 from geosr.training.checks import Box, boxes_of, dates_of, is_number, is_whole, require, span_of
 
@@ -427,6 +427,7 @@ def read_recipe(path: str | os.PathLike[str]) -> Recipe:
             raise InputError("no such file or folder, and no recipe of that name", hint, path)
         file = own
     try:
-        return parse_recipe(file.read_text(encoding="utf-8"))
+        with blame(file):
+            return parse_recipe(file.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
         raise ModelError("not a recipe", "give a TOML file, or a folder of rasters", file) from error
