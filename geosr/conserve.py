@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from geosr import native
+
 
 def block_mean(fine: np.ndarray, weights: np.ndarray, scale: int) -> np.ndarray:
     """Weighted mean of each ``scale`` x ``scale`` block.
@@ -67,3 +69,27 @@ def conservation_error(fine: np.ndarray, coarse: np.ndarray, weights: np.ndarray
     """Largest ``|block mean - coarse|`` over valid cells, in the field's units (0 without valid cells)."""
     error = np.abs(block_mean(fine, weights, scale) - coarse)
     return float(np.nanmax(error)) if np.isfinite(error).any() else 0.0
+
+
+def finish(
+    fine: np.ndarray, coarse: np.ndarray, weights: np.ndarray, scale: int, correct: bool = True
+) -> tuple[np.ndarray, float, float]:
+    """A predicted tile made final: :func:`conserve` (or only :func:`mask`), and the check of it.
+
+    Parameters
+    ----------
+    fine : (h * scale, w * scale), finite; may be changed.
+    coarse, weights : as in :func:`conserve`.
+    correct : False leaves the means as they are.
+
+    Returns
+    -------
+    The tile, the :func:`conservation_error` that is left, and the largest ``|coarse|`` (0 without valid cells). The
+    same to the last bit whether :mod:`geosr.native` does it (float32, weights that depend on the row alone) or numpy.
+    """
+    if fine.dtype == np.float32 and fine.flags.c_contiguous and weights.shape[-1] == 1 and native.available():
+        rows = weights.reshape(-1, scale)
+        return fine, *native.conserve(fine, coarse, rows / rows.sum(axis=1, keepdims=True), correct)
+    fine = conserve(fine, coarse, weights, scale) if correct else mask(fine, coarse, scale)
+    largest = np.abs(coarse[np.isfinite(coarse)]).max(initial=0.0)
+    return fine, conservation_error(fine, coarse, weights, scale), float(largest)

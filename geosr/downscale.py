@@ -19,16 +19,13 @@ from geosr import conserve as conservation
 from geosr import tiling
 from geosr.errors import UsageError
 from geosr.grid import cell_size_m, check_scale, geobox_of, refine, spatial_dims, with_geobox
-from geosr.kernels import Conserver, Predictor, relative_error
+from geosr.kernels import Conserver, Predictor, TileKernel, relative_error
 from geosr.method import Run, choose_model
 from geosr.uncertainty import name_of, wanted
 from geosr.uncertainty import uncertainty as one_sigma
 
 if TYPE_CHECKING:
     from geosr.models import Model
-
-#: Side of a tile in fine cells: a COG block, and about 0.3 GB of activations per thread for the widest network.
-DEFAULT_TILE = 512
 
 #: The least tile that makes sense: a block of the smallest kind that TIFF has. Below the overlap, tiles are enlarged.
 MIN_TILE = 16
@@ -65,7 +62,7 @@ def downscale(
     force_model: bool = False,
     conserve: bool = True,
     uncertainty: bool | None = None,
-    tile: int = DEFAULT_TILE,
+    tile: int | None = None,
     engine: str = "auto",
     crs: Any = None,
     variable: str | None = None,
@@ -87,8 +84,8 @@ def downscale(
         where it can be had, which is in a Dataset, conserved, by a network that predicts its error. For a DataArray
         ``da``: ``geosr.downscale(da.to_dataset())``.
     tile : side of a tile in fine cells, enlarged to the overlap that the network needs; the result does not depend
-        on it.
-    engine : what runs the network: auto, onnx or tensorflow.
+        on it. Default: :func:`geosr.tiling.default_tile`.
+    engine : what runs the network: auto, native, onnx or tensorflow (:mod:`geosr.models.engines`).
     crs : CRS of data that carries none (for a swath file: of the grid to make).
     variable : which variable of a Dataset or file; by default the one NO2 column in it.
 
@@ -138,7 +135,7 @@ def prepare(
     force_model: bool = False,
     conserve: bool = True,
     uncertainty: bool | None = None,
-    tile: int = DEFAULT_TILE,
+    tile: int | None = None,
     engine: str = "auto",
     crs: Any = None,
     variable: str | None = None,
@@ -151,19 +148,19 @@ def prepare(
     box = geobox_of(coarse, crs)
     network = choose_model(method, scale, model)
     predictor = Predictor.of(network, scale, engine, coarse.attrs.get("units"))
+    shape = (box.shape[0], box.shape[1])
+    tile = tiling.default_tile(shape, scale) if tile is None else tile
     if tile < MIN_TILE:
         raise UsageError(f"tile {tile} is too small", f"use --tile {MIN_TILE} or more")
     # A tile smaller than the overlap around it has neighbours of neighbours in it: the largest networks need 144.
-    tile = max(tile, predictor.halo * scale)
-    plan = tiling.plan_tiles((box.shape[0], box.shape[1]), tile=tile, halo=predictor.halo, scale=scale)
+    plan = tiling.plan_tiles(shape, tile=max(tile, predictor.halo * scale), halo=predictor.halo, scale=scale)
     alone = isinstance(source, xr.DataArray)
     uncertain = name_of(coarse) if wanted(uncertainty, network, conserve, not alone) else None
     run = Run.of(network, scale, conserve, _in_envelope(coarse, box, network, force_model), uncertain)
 
-    cells = tiling.as_tiles(coarse.data, plan)
-    predicted = tiling.map_tiles(cells, predictor, plan, dtype=cells.dtype)
-    conserver = Conserver(box, scale, conserve)
-    fine = tiling.map_pairs(predicted, cells, conserver, dtype=cells.dtype)
+    cells = tiling.as_lazy(coarse.data)
+    kernel = TileKernel(predictor, Conserver(box, scale, conserve), uncertain is not None)
+    fine, check, *sigma = tiling.map_tiles(cells, kernel, plan, kernel.results(cells.dtype))
 
     result = _wrap(fine, coarse, refine(box, scale))
     result.attrs["geosr"] = str(run)
@@ -172,10 +169,10 @@ def prepare(
         return result if _is_lazy(source) else result.compute(), run
     companions = _repeated(ancillary, box, plan)
     if uncertain is not None:
-        sigma, about = one_sigma(cells, coarse, ancillary, predictor, plan)
+        total, about = one_sigma(sigma[0], coarse, ancillary, plan)
         # In place of the coarse uncertainty, where there is one of that name: it is in the new one.
-        companions = [_beside(result, uncertain, sigma, about), *(c for c in companions if c.name != uncertain)]
-    return _dataset(result, companions, attrs, relative_error(fine, cells, conserver)), run
+        companions = [_beside(result, uncertain, total, about), *(c for c in companions if c.name != uncertain)]
+    return _dataset(result, companions, attrs, relative_error(check)), run
 
 
 def _in_envelope(coarse: xr.DataArray, box: GeoBox, model: Model | None, force: bool) -> str | None:
@@ -259,7 +256,7 @@ def _wrap(fine: Any, coarse: xr.DataArray, box: GeoBox) -> xr.DataArray:
 def _repeated(ancillary: list[xr.DataArray], box: GeoBox, plan: tiling.TilePlan) -> list[xr.DataArray]:
     """Each coarse cell of ``ancillary`` repeated on its fine cells."""
     kernel = partial(conservation.spread, scale=plan.scale)
-    fine = [tiling.map_cells(tiling.as_tiles(item.data, plan), kernel, plan) for item in ancillary]
+    fine = [tiling.map_cells(tiling.as_lazy(item.data), kernel, plan) for item in ancillary]
     return [_wrap(data, item, refine(box, plan.scale)) for data, item in zip(fine, ancillary, strict=True)]
 
 

@@ -12,6 +12,8 @@ from functools import lru_cache
 
 import numpy as np
 
+from geosr import native
+
 #: Coarse cells that a fine cell's value depends on, to each side.
 RADIUS = 2
 
@@ -33,19 +35,28 @@ def phase_weights(scale: int) -> np.ndarray:
     return weights
 
 
-def bicubic(block: np.ndarray, scale: int) -> np.ndarray:
+def bicubic(block: np.ndarray, scale: int, added_to: np.ndarray | None = None) -> np.ndarray:
     """Refine ``block`` by bicubic interpolation.
 
     Parameters
     ----------
     block : (…, h + 4, w + 4), the cells to refine with two cells of halo on each side; floating, no NaN.
+    added_to : (…, h * scale, w * scale), contiguous and of the same dtype; is changed to the sum, and returned.
 
     Returns
     -------
     (…, h * scale, w * scale) of the same dtype. Each value is a sum in one fixed order, so it does not depend
-    on the extent of ``block``, to the last bit.
+    on the extent of ``block``, to the last bit, nor on whether :mod:`geosr.native` does it (2-D, float32) or numpy.
     """
-    return _refine_axis(_refine_axis(block, scale, -2), scale, -1)
+    if block.ndim == 2 and block.dtype == np.float32 and native.available():
+        return native.bicubic(block, phase_weights(scale), added_to)
+    fine = _refine_axis(_refine_axis(block, scale, -2), scale, -1)
+    return fine if added_to is None else np.add(fine, added_to, out=added_to)
+
+
+def crop(field: np.ndarray, rim: int) -> np.ndarray:
+    """``field`` (h + 2 rim, w + 2 rim) without its rim."""
+    return field[rim : field.shape[0] - rim, rim : field.shape[1] - rim]
 
 
 def _refine_axis(block: np.ndarray, scale: int, axis: int) -> np.ndarray:

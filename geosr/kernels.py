@@ -1,4 +1,4 @@
-"""What is done to each tile: :mod:`geosr.tiling` runs these kernels, and they know nothing of tiles."""
+"""What is done to a tile: :mod:`geosr.tiling` runs these kernels, and they know nothing of tiles."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ import numpy as np
 from odc.geo.geobox import GeoBox
 
 from geosr import conserve as conservation
-from geosr import tiling
 from geosr.channel import AffineScaler
 from geosr.gaps import fill_gaps
 from geosr.grid import cell_areas, refine
 from geosr.interpolate import RADIUS as BICUBIC_RADIUS
-from geosr.interpolate import bicubic
+from geosr.interpolate import bicubic, crop
 
 if TYPE_CHECKING:
     from geosr.models import Model
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Predictor:
-    """A kernel for :func:`geosr.tiling.map_tiles`: fill gaps, normalise, predict, denormalise.
+    """Fill gaps, normalise, predict, denormalise.
 
     Picklable: a model is named by its path and loaded once per process.
 
@@ -43,7 +42,7 @@ class Predictor:
 
     @classmethod
     def of(cls, model: Model | None, scale: int, engine: str = "auto", units: str | None = None) -> Predictor:
-        """The kernel for fields in ``units``: with ``model``, or bicubic without one."""
+        """For fields in ``units``: with ``model``, or bicubic without one."""
         if model is None:
             return cls(scale, BICUBIC_RADIUS)
         return cls(scale, model.halo, str(model.path), engine, model.card.scaler.in_units(units))
@@ -53,16 +52,12 @@ class Predictor:
         """Coarse cells around a tile: what the network sees, and what the filling of that in turn sees."""
         return 2 * self.reach
 
-    def __call__(self, block: np.ndarray) -> np.ndarray:
-        """Fine tile (h * scale, w * scale) from the coarse one with halo; floating, of the block's dtype."""
-        inner = slice(self.reach, -self.reach)
-        if np.isnan(block[self.halo : -self.halo, self.halo : -self.halo]).all():
-            h, w = (n - 2 * self.halo for n in block.shape)
-            return np.full((h * self.scale, w * self.scale), np.nan, dtype=block.dtype)
-        return self.refine(self.scaler.normalise(fill_gaps(block, self.reach)[inner, inner]))
+    def channel(self, window: np.ndarray) -> np.ndarray:
+        """The channel (h + 2 reach, w + 2 reach) without gaps, of the field's window (h + 2 halo, w + 2 halo)."""
+        return self.scaler.normalise(crop(fill_gaps(window, self.reach), self.reach))
 
     def refine(self, channel: np.ndarray) -> np.ndarray:
-        """The fine field in physical units from the coarse channel (h + 2 reach, w + 2 reach) without gaps."""
+        """The fine field (h * scale, w * scale) in physical units, of the channel's dtype."""
         if self.model is None:
             return self.scaler.denormalise(bicubic(channel, self.scale))
         from geosr.models import load_model
@@ -71,10 +66,26 @@ class Predictor:
         fine = load_model(self.model).predict(channel, engine=self.engine)
         return self.scaler.denormalise(fine.astype(channel.dtype, copy=False))
 
+    def sigma(self, channel: np.ndarray) -> np.ndarray:
+        """The model's one sigma of each fine value, in physical units; a shift of the field changes nothing, so the
+        scaler's offset does not enter."""
+        from geosr.models import load_model
+
+        if self.model is None:
+            raise ValueError("bicubic does not predict its error")
+        sigma = load_model(self.model).sigma(channel, engine=self.engine).astype(channel.dtype, copy=False)
+        return sigma * channel.dtype.type(abs(self.scaler.scale))
+
 
 @dataclass(frozen=True)
 class Conserver:
-    """A pair kernel: make each coarse cell's mean right and mask the gaps."""
+    """Make each coarse cell's mean right and mask the gaps.
+
+    Attributes
+    ----------
+    box : the coarse grid of the whole raster.
+    enabled : correct the means; False only masks.
+    """
 
     box: GeoBox
     scale: int
@@ -84,30 +95,46 @@ class Conserver:
         """True areas of the fine cells under the coarse ``rows`` and ``cols``."""
         return cell_areas(refine(self.box[rows, cols], self.scale))
 
-    def __call__(self, fine: np.ndarray, coarse: np.ndarray, rows: slice, cols: slice) -> np.ndarray:
-        if not self.enabled:
-            return conservation.mask(fine, coarse, self.scale)
-        return conservation.conserve(fine, coarse, self.weights(rows, cols), self.scale)
+    def __call__(
+        self, fine: np.ndarray, coarse: np.ndarray, rows: slice, cols: slice
+    ) -> tuple[np.ndarray, float, float]:
+        """As :func:`geosr.conserve.finish`."""
+        return conservation.finish(fine, coarse, self.weights(rows, cols), self.scale, self.enabled)
 
 
 @dataclass(frozen=True)
-class ConservationCheck:
-    """A pair kernel: what conservation is off by in a tile, and the largest value, side by side (…, 1, 2)."""
+class TileKernel:
+    """The whole way of a tile: a kernel for :func:`geosr.tiling.map_tiles`.
 
+    Its results: the fine field, a summary (1, 2) of what conservation is off by and of the largest value, and with
+    ``uncertain`` the model's one sigma.
+    """
+
+    predictor: Predictor
     conserver: Conserver
+    uncertain: bool = False
 
-    def __call__(self, fine: np.ndarray, coarse: np.ndarray, rows: slice, cols: slice) -> np.ndarray:
-        weights = self.conserver.weights(rows, cols)
-        error = conservation.conservation_error(fine, coarse, weights, self.conserver.scale)
-        valid = coarse[np.isfinite(coarse)]
-        largest = float(np.abs(valid).max()) if valid.size else 0.0
-        return np.array([error, largest]).reshape(*(1 for _ in fine.shape[:-2]), 1, 2)
+    def __call__(self, window: np.ndarray, rows: slice, cols: slice) -> tuple[np.ndarray, ...]:
+        coarse, scale = crop(window, self.predictor.halo), self.predictor.scale
+        if np.isnan(coarse).all():
+            nothing = np.full((coarse.shape[0] * scale, coarse.shape[1] * scale), np.nan, dtype=window.dtype)
+            return (nothing, np.zeros((1, 2)), *([nothing] * self.uncertain))
+        channel = self.predictor.channel(window)
+        fine, error, largest = self.conserver(self.predictor.refine(channel), coarse, rows, cols)
+        found = fine, np.array([[error, largest]])
+        if not self.uncertain:
+            return found
+        return *found, conservation.mask(self.predictor.sigma(channel), coarse, scale)
+
+    def results(self, dtype: np.dtype) -> list[tuple[np.dtype, tuple[int, int] | None]]:
+        """What :func:`geosr.tiling.map_tiles` must know of the results, for fields of ``dtype``."""
+        return [(dtype, None), (np.dtype(np.float64), (1, 2)), *([(dtype, None)] * self.uncertain)]
 
 
-def relative_error(fine: Any, cells: Any, conserver: Conserver) -> Any:
-    """0-d dask array: largest ``|mean of the fine cells - coarse|`` over the largest ``|coarse|``."""
+def relative_error(check: Any) -> Any:
+    """0-d dask array from the tiles' summaries: largest ``|mean of the fine cells - coarse|`` over the largest
+    ``|coarse|``."""
     import dask.array as da
 
-    check = tiling.map_pairs(fine, cells, ConservationCheck(conserver), dtype=np.dtype(np.float64), tile_shape=(1, 2))
     error, largest = check[..., 0::2].max(), check[..., 1::2].max()
     return da.where(largest > 0, error / da.maximum(largest, np.finfo(np.float64).tiny), 0.0)

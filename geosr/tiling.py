@@ -4,24 +4,33 @@ A kernel turns a coarse tile with its halo into the fine tile without it. If it 
 stitched result is the same as the kernel's on the whole raster, whatever the tiles: there is nothing to blend.
 Beyond the raster's edge the field is continued by its edge values.
 
-The plan (:class:`TilePlan`) is pure arithmetic on shapes; :func:`map_tiles` and :func:`map_pairs` execute it. They
-work on the last two dimensions; leading ones (time, band) are cut into single planes.
+The plan (:class:`TilePlan`) is pure arithmetic on shapes; :func:`map_tiles` executes it. It works on the last two
+dimensions; leading ones (time, band) are cut into single planes. There is one task a tile, which cuts its window out
+of the chunks that the data came in and does all that is done to the tile, and one for each of its results: a plan of a
+hundred thousand tiles is made in seconds, and nothing but the results leaves a tile.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+import math
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import getitem
 from typing import Any
 
 import numpy as np
 
 from geosr.errors import UsageError
 
-#: A kernel: ((h + 2 halo, w + 2 halo) coarse) -> (h * scale, w * scale) fine.
-Kernel = Callable[[np.ndarray], np.ndarray]
-#: A pair kernel: (fine tile, coarse tile, rows of the coarse tile, its columns) -> fine tile.
-PairKernel = Callable[[np.ndarray, np.ndarray, slice, slice], np.ndarray]
+#: A kernel: ((h + 2 halo, w + 2 halo) coarse, rows and columns of the tile as slices of coarse cells) -> its results,
+#: each (h * scale, w * scale), or of another fixed shape.
+Kernel = Callable[[np.ndarray, slice, slice], tuple[np.ndarray, ...]]
+
+#: Tiles begin at multiples of this many fine cells, where the scale allows it: whole blocks of a GeoTIFF lie in one
+#: tile.
+BLOCK = 512
 
 
 @dataclass(frozen=True)
@@ -47,14 +56,26 @@ class TilePlan:
         return self.shape[0] * self.scale, self.shape[1] * self.scale
 
 
+def default_tile(shape: tuple[int, int], scale: int) -> int:
+    """Side of a tile in fine cells for a raster of ``shape`` (ny, nx) coarse cells.
+
+    Large tiles lose less to the overlap: about 1024, which is 4 MB, in whole blocks where that is possible. A raster
+    of few such tiles is cut finer, so that all cores have work.
+    """
+    if shape[0] * shape[1] * scale**2 < 8 * 1024**2:
+        return 512
+    step = math.lcm(BLOCK, scale)
+    return step * -(-1024 // step) if step <= 2048 else 1024
+
+
 def plan_tiles(shape: tuple[int, int], *, tile: int, halo: int, scale: int) -> TilePlan:
     """Cut ``shape`` into tiles of about ``tile`` fine cells.
 
     Parameters
     ----------
     shape : (ny, nx) coarse cells.
-    tile : side of a tile in fine cells; the remainder at the far edge joins its neighbour if it is smaller than
-        the halo.
+    tile : side of a tile in fine cells; rounded down to whole blocks (:data:`BLOCK`) where there are any. The
+        remainder at the far edge joins its neighbour if it is smaller than the halo.
     halo : coarse cells that the kernel needs around a tile.
 
     Raises
@@ -68,6 +89,9 @@ def plan_tiles(shape: tuple[int, int], *, tile: int, halo: int, scale: int) -> T
             f"tile {tile} is too small: {side} coarse cells at scale {scale}, with {halo} of overlap on each side",
             f"use --tile {max(halo, 1) * scale} or more",
         )
+    step = math.lcm(BLOCK, scale) // scale
+    if side >= step:
+        side -= side % step
     return TilePlan(shape, _cut(shape[0], side, halo), _cut(shape[1], side, halo), halo, scale)
 
 
@@ -83,100 +107,102 @@ def _cut(n: int, side: int, halo: int) -> tuple[int, ...]:
     return tuple(sizes)
 
 
-def as_tiles(data: Any, plan: TilePlan) -> Any:
-    """``data`` (numpy or dask, (…, ny, nx)) as a dask array cut by ``plan``, leading dimensions into planes."""
+def as_lazy(data: Any) -> Any:
+    """``data`` (numpy or dask, (…, ny, nx)) as a dask array with whole planes cut into chunks of a few megabytes."""
     import dask.array as da
 
-    chunks = (*(1 for _ in data.shape[:-2]), plan.rows, plan.cols)
-    return data.rechunk(chunks) if isinstance(data, da.Array) else da.from_array(data, chunks=chunks, name=False)
+    if not isinstance(data, da.Array):
+        return da.from_array(data, chunks=(*(1 for _ in data.shape[:-2]), 1024, 1024), name=False)
+    return data.rechunk((*(1 for _ in data.shape[:-2]), *data.chunks[-2:])) if data.ndim > 2 else data
 
 
-def map_tiles(data: Any, kernel: Kernel, plan: TilePlan, *, dtype: np.dtype) -> Any:
-    """The fine field: ``kernel`` on every tile of ``data`` with its halo, stitched.
+def map_tiles(
+    data: Any, kernel: Kernel, plan: TilePlan, results: Sequence[tuple[np.dtype, tuple[int, int] | None]]
+) -> list[Any]:
+    """``kernel`` on every tile of ``data`` with its halo, stitched.
 
     Parameters
     ----------
-    data : dask array (…, ny, nx) cut by ``plan`` (:func:`as_tiles`).
-    kernel : picklable; called on (h + 2 halo, w + 2 halo), returns (h * scale, w * scale).
+    data : dask array (…, ny, nx) of :func:`as_lazy`, in chunks of any size.
+    kernel : picklable.
+    results : for each of the kernel's results its dtype, and its shape where that is not the fine tile's (a summary,
+        say).
 
     Returns
     -------
-    Lazy dask array (…, ny * scale, nx * scale) of ``dtype``.
+    A lazy dask array for each result: (…, ny * scale, nx * scale), or the tiles' summaries side by side.
     """
     import dask.array as da
+    from dask.base import tokenize
+    from dask.highlevelgraph import HighLevelGraph
 
-    lead = data.ndim - 2
-    # An axis of one tile needs no neighbours, so an axis shorter than the halo needs no special case.
-    depth = {lead: plan.halo if len(plan.rows) > 1 else 0, lead + 1: plan.halo if len(plan.cols) > 1 else 0}
-    return da.map_overlap(
-        _run_kernel,
-        data,
-        depth=depth,
-        boundary="none",
-        trim=False,
-        allow_rechunk=False,
-        dtype=dtype,
-        chunks=_fine_chunks(data, plan),
-        meta=np.empty((0,) * data.ndim, dtype=dtype),
-        kernel=kernel,
-        plan=plan,
-    )
-
-
-def _fine_chunks(data: Any, plan: TilePlan) -> tuple[tuple[int, ...], ...]:
-    def scaled(sizes: tuple[int, ...]) -> tuple[int, ...]:
-        return tuple(n * plan.scale for n in sizes)
-
-    return (*data.chunks[:-2], scaled(plan.rows), scaled(plan.cols))
-
-
-def _run_kernel(block: np.ndarray, kernel: Kernel, plan: TilePlan, block_info: Any = None) -> np.ndarray:
-    """Supply the halo that lies beyond the raster's edge, then run the kernel on each plane of the block."""
-    location = block_info[0]["chunk-location"][-2:]
-    pad = []
-    for index, sizes in zip(location, (plan.rows, plan.cols), strict=True):
-        pad.append((plan.halo if index == 0 else 0, plan.halo if index == len(sizes) - 1 else 0))
-    padded = np.pad(block, [(0, 0)] * (block.ndim - 2) + pad, mode="edge")
-    planes = padded.reshape(-1, *padded.shape[-2:])
-    fine = np.stack([kernel(plane) for plane in planes])
-    return fine.reshape(*block.shape[:-2], *fine.shape[-2:])
+    name = f"tiles-{tokenize(data, kernel, plan)}"
+    down, across = (_windows(sizes, data.chunks[axis], plan.halo) for sizes, axis in ((plan.rows, -2), (plan.cols, -1)))
+    leads = list(np.ndindex(*data.numblocks[:-2]))
+    places = [(*lead, i, j) for lead in leads for i in range(len(down)) for j in range(len(across))]
+    # The kernel is a key of its own, so that a cluster gets it once.
+    tiles: dict[Any, Any] = {f"{name}-kernel": kernel}
+    for *lead, i, j in places:
+        parts = [[(data.name, *lead, r, c) for c in across[j].chunks] for r in down[i].chunks]
+        tiles[name, *lead, i, j] = (_run, f"{name}-kernel", parts, down[i], across[j])
+    found = []
+    for number, (dtype, shape) in enumerate(results):
+        picked = f"{name}-{number}"
+        layers = {
+            **data.dask.layers,
+            name: tiles,
+            picked: {(picked, *place): (getitem, (name, *place), number) for place in places},
+        }
+        graph = HighLevelGraph(layers, {**data.dask.dependencies, name: {data.name}, picked: {name}})
+        sizes = [[n * plan.scale if shape is None else shape[k] for n in (plan.rows, plan.cols)[k]] for k in (0, 1)]
+        chunks = (*data.chunks[:-2], *map(tuple, sizes))
+        found.append(da.Array(graph, picked, chunks, meta=np.empty((0,) * data.ndim, dtype=dtype)))
+    return found
 
 
-def map_cells(data: Any, kernel: Kernel, plan: TilePlan) -> Any:
+@dataclass(frozen=True)
+class _Window:
+    """What a tile sees along one axis: ``cells`` of the raster are the tile, ``cuts`` of ``chunks`` are the tile with
+    its halo as far as there is data, and ``pad`` is what lies beyond the raster's edges, before and after."""
+
+    cells: slice
+    chunks: range
+    cuts: tuple[slice, ...]
+    pad: tuple[int, int]
+
+
+def _windows(sizes: tuple[int, ...], chunks: tuple[int, ...], halo: int) -> list[_Window]:
+    tiles, edges = np.cumsum([0, *sizes]).tolist(), np.cumsum([0, *chunks]).tolist()
+    found = []
+    for start, stop in itertools.pairwise(tiles):
+        low, high = max(start - halo, 0), min(stop + halo, edges[-1])
+        first, last = bisect_right(edges, low) - 1, bisect_left(edges, high)
+        parts = [(max(low, edges[k]) - edges[k], min(high, edges[k + 1]) - edges[k]) for k in range(first, last)]
+        pad = low - start + halo, stop + halo - high
+        found.append(_Window(slice(start, stop), range(first, last), tuple(slice(*part) for part in parts), pad))
+    return found
+
+
+def _run(kernel: Kernel, parts: list[list[np.ndarray]], down: _Window, across: _Window) -> tuple[np.ndarray, ...]:
+    """Cut the window out of its chunks, supply what lies beyond the raster's edge, run the kernel."""
+    lead = (1,) * (parts[0][0].ndim - 2)
+    planes = [[chunk.reshape(chunk.shape[-2:]) for chunk in row] for row in parts]
+    rows = [
+        np.concatenate([chunk[r, c] for chunk, c in zip(row, across.cuts, strict=True)], axis=1)
+        for row, r in zip(planes, down.cuts, strict=True)
+    ]
+    window = np.concatenate(rows)
+    if any(down.pad + across.pad):
+        window = np.pad(window, (down.pad, across.pad), mode="edge")
+    results = kernel(window, down.cells, across.cells)
+    return tuple(result.reshape(*lead, *result.shape) for result in results)
+
+
+def map_cells(data: Any, kernel: Callable[[np.ndarray], np.ndarray], plan: TilePlan) -> Any:
     """``kernel``, (…, h, w) to (…, h * scale, w * scale), on every tile of ``data``; it sees no neighbours."""
     import dask.array as da
 
+    tiles = data.rechunk((*(1 for _ in data.shape[:-2]), plan.rows, plan.cols))
+    sizes = (tuple(n * plan.scale for n in axis) for axis in (plan.rows, plan.cols))
     meta = np.empty((0,) * data.ndim, dtype=data.dtype)
-    return da.map_blocks(kernel, data, dtype=data.dtype, chunks=_fine_chunks(data, plan), meta=meta)
-
-
-def map_pairs(
-    fine: Any, coarse: Any, kernel: PairKernel, *, dtype: np.dtype, tile_shape: tuple[int, int] | None = None
-) -> Any:
-    """``kernel`` on every fine tile together with the coarse tile under it, where it needs no neighbours.
-
-    Parameters
-    ----------
-    fine, coarse : dask arrays cut alike, (…, ny * scale, nx * scale) and (…, ny, nx).
-    kernel : picklable; gets (…, h * scale, w * scale), (…, h, w) and the coarse rows and columns as slices.
-    tile_shape : what ``kernel`` returns for a tile, if not the fine tile's shape (a summary of it, say).
-
-    Returns
-    -------
-    Lazy dask array of ``dtype``: like ``fine``, or tiles of ``tile_shape`` side by side.
-    """
-    import dask.array as da
-
-    chunks = fine.chunks
-    if tile_shape is not None:
-        chunks = (
-            *chunks[:-2],
-            *((n,) * len(sizes) for n, sizes in zip(tile_shape, chunks[-2:], strict=True)),
-        )
-    meta = np.empty((0,) * fine.ndim, dtype=dtype)
-    return da.map_blocks(_run_pair_kernel, fine, coarse, dtype=dtype, chunks=chunks, meta=meta, kernel=kernel)
-
-
-def _run_pair_kernel(fine: np.ndarray, coarse: np.ndarray, kernel: PairKernel, block_info: Any = None) -> np.ndarray:
-    (top, bottom), (left, right) = block_info[1]["array-location"][-2:]
-    return kernel(fine, coarse, slice(top, bottom), slice(left, right))
+    return da.map_blocks(kernel, tiles, dtype=data.dtype, chunks=(*tiles.chunks[:-2], *sizes), meta=meta)

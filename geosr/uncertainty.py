@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -26,36 +25,11 @@ import xarray as xr
 
 from geosr import conserve, tiling
 from geosr.errors import GeosrError, GeosrWarning, InputError, ModelError, UsageError
-from geosr.kernels import Predictor
 from geosr.units import factor
 from geosr.variables import precision_of
 
 if TYPE_CHECKING:
     from geosr.models import Model
-
-
-@dataclass(frozen=True)
-class SigmaPredictor(Predictor):
-    """The kernel for the model's part: like :class:`~geosr.kernels.Predictor`, with the network of the error."""
-
-    def refine(self, channel: np.ndarray) -> np.ndarray:
-        """One sigma in physical units; a shift of the field changes nothing, so the scaler's offset does not enter."""
-        from geosr.models import load_model
-
-        if self.model is None:
-            raise UsageError("bicubic does not predict its error", "use a network")
-        sigma = load_model(self.model).sigma(channel, engine=self.engine).astype(channel.dtype, copy=False)
-        return sigma * channel.dtype.type(abs(self.scaler.scale))
-
-
-@dataclass(frozen=True)
-class Masker:
-    """A pair kernel: NaN where the field is."""
-
-    scale: int
-
-    def __call__(self, fine: np.ndarray, coarse: np.ndarray, rows: slice, cols: slice) -> np.ndarray:
-        return conserve.mask(fine, coarse, self.scale)
 
 
 def wanted(asked: bool | None, model: Model | None, conserved: bool, in_dataset: bool) -> bool:
@@ -101,33 +75,29 @@ def name_of(main: xr.DataArray) -> str:
 
 
 def uncertainty(
-    cells: Any, main: xr.DataArray, ancillary: Sequence[xr.DataArray], predictor: Predictor, plan: tiling.TilePlan
+    sigma: Any, main: xr.DataArray, ancillary: Sequence[xr.DataArray], plan: tiling.TilePlan
 ) -> tuple[Any, dict[str, str]]:
     """One standard deviation of each fine value.
 
     Parameters
     ----------
-    cells : the coarse field as dask array, cut by ``plan``.
-    main : the same as DataArray (…, y, x), for names and units.
+    sigma : the model's part, (…, ny * scale, nx * scale), lazy, cut by ``plan``; NaN where the coarse cell is NaN.
+    main : the coarse field as DataArray (…, y, x), for names and units.
     ancillary : what goes with it on the coarse grid; its precision, if it is there, is the second part
         (:func:`geosr.variables.precision_of`). Where that is missing or not positive, the model's part stands alone.
-    predictor : what refines the field, with a model that has a sigma.
 
     Returns
     -------
-    Lazy (…, ny * scale, nx * scale) of the field's dtype and units, NaN exactly where the coarse cell is NaN; and the
-    attributes of the variable. ``comment`` says which parts it has.
+    Lazy, like ``sigma``, in the field's units; and the attributes of the variable. ``comment`` says which parts it has.
     """
-    sigma = SigmaPredictor(**vars(predictor))
-    model_part = tiling.map_tiles(cells, sigma, plan, dtype=cells.dtype)
-    total = tiling.map_pairs(model_part, cells, Masker(plan.scale), dtype=cells.dtype)
+    total = sigma
     parts = ["the model's error, as a network trained on such errors predicts it"]
     precision = precision_of(main, ancillary)
     ratio = None if precision is None else _ratio(precision, main)
     if precision is not None and ratio is not None:
-        given = tiling.as_tiles(precision.data, plan)
-        repeated = tiling.map_cells(given, partial(_repeat, scale=plan.scale, ratio=ratio), plan)
-        total = np.hypot(total, repeated).astype(cells.dtype)
+        spread = partial(_repeat, scale=plan.scale, ratio=ratio)
+        repeated = tiling.map_cells(tiling.as_lazy(precision.data), spread, plan)
+        total = np.hypot(total, repeated).astype(sigma.dtype)
         parts.append(f"the precision of the coarse value ({precision.name}), the same in all its fine cells")
     return total, _attributes(main, parts)
 

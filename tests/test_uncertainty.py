@@ -17,8 +17,8 @@ from geosr.conserve import spread
 from geosr.errors import GeosrWarning, ModelError, UsageError
 from geosr.gaps import fill_gaps
 from geosr.grid import geobox_of
+from geosr.kernels import Conserver, Predictor, TileKernel
 from geosr.models import load_model
-from geosr.uncertainty import SigmaPredictor
 from referee.cf import cf_findings
 from strategies import field, smooth_field
 
@@ -141,10 +141,17 @@ def test_times_are_independent(ds, model):
 
 
 def test_the_kernel_travels_to_workers(model):
-    kernel = SigmaPredictor.of(load_model(model), 4, units="mol m-2")
-    block = np.pad(smooth_field((9, 9)), kernel.halo, mode="edge")
-    assert np.array_equal(pickle.loads(pickle.dumps(kernel))(block), kernel(block))
-    assert np.isnan(kernel(np.full_like(block, np.nan))).all()
+    kernel = TileKernel(Predictor.of(load_model(model), 4, units="mol m-2"), Conserver(BOX, 4), uncertain=True)
+    window = np.pad(smooth_field((9, 9)), kernel.predictor.halo, mode="edge")
+    place = slice(3, 12), slice(20, 29)
+    there = pickle.loads(pickle.dumps(kernel))(window, *place)
+    for mine, theirs, (dtype, shape) in zip(kernel(window, *place), there, kernel.results(window.dtype), strict=True):
+        assert np.array_equal(mine, theirs)
+        assert (mine.dtype, mine.shape) == (dtype, shape or (36, 36))
+    nothing = kernel(np.full_like(window, np.nan), *place)
+    assert np.isnan(nothing[0]).all()
+    assert np.isnan(nothing[2]).all()
+    assert not nothing[1].any()
 
 
 # --- the precision of the input ------------------------------------------------------------------------------------

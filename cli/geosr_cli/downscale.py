@@ -53,7 +53,7 @@ from geosr_cli.common import Reporter, engine_option, output_options, reading_op
     default=None,
     help="Leave out the one-sigma band that a network which predicts its error adds.",
 )
-@click.option("--tile", type=int, default=512, show_default=True, metavar="N", help="Side of a tile in fine cells.")
+@click.option("--tile", type=int, metavar="N", help="Side of a tile in fine cells. Default: about 1024.")
 @engine_option
 @reading_options
 @output_options

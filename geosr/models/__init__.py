@@ -18,16 +18,11 @@ from geosr import interpolate
 from geosr.errors import GeosrError, ModelError, UsageError
 from geosr.models.architectures import FAMILIES
 from geosr.models.bundle import CARD, Arrays, Bundle, Card, load_bundle
-from geosr.models.engines import Engine
 from geosr.models.engines import engine as _engine
 
 __all__ = ["Card", "Model", "available", "default_model", "load_model", "resolve_model"]
 
 _SHIPPED = Path(__file__).parent / "shipped"
-
-#: Side of the squares that go through a network at once, in cells of its own grid: bounds memory and keeps them near
-#: the processor's caches, whatever the size of the tile.
-FINE_BLOCK, COARSE_BLOCK = 192, 128
 
 
 class Model:
@@ -54,14 +49,8 @@ class Model:
         self.scale = bundle.card.scale
         self.family = bundle.card.family
         self.has_sigma = bool(bundle.card.sigma)
-        halos = [self._halo(part) for part in ("model", "sigma") if part == "model" or self.has_sigma]
-        self.halo = max(halos)
-
-    def _halo(self, part: str) -> int:
-        arch = self._bundle.network(part)
-        if arch.coarse:
-            return max(arch.reach, interpolate.RADIUS)
-        return -(-arch.reach // self.scale) + interpolate.RADIUS
+        parts = ("model", "sigma") if self.has_sigma else ("model",)
+        self.halo = max(bundle.network(part).halo(self.scale) for part in parts)
 
     def __repr__(self) -> str:
         return f"Model({self.card.name!r}, scale={self.scale}, architecture={self.card.architecture!r})"
@@ -87,7 +76,7 @@ class Model:
         out = self._run(field, "model", engine)
         if not self.card.residual:
             return out
-        return interpolate.bicubic(_crop(field, self.halo - interpolate.RADIUS), self.scale) + out
+        return interpolate.bicubic(interpolate.crop(field, self.halo - interpolate.RADIUS), self.scale, added_to=out)
 
     def sigma(self, coarse: np.ndarray, engine: str = "auto") -> np.ndarray:
         """One standard deviation of the error of the conserved prediction, in units of the channel.
@@ -102,28 +91,8 @@ class Model:
 
     def _run(self, field: np.ndarray, part: str, engine: str) -> np.ndarray:
         """What a network makes of ``field`` (h + 2 halo, w + 2 halo): (h * scale, w * scale)."""
-        run = _engine(self._bundle, engine, self._threads, part)
-        arch, s = self._bundle.network(part), self.scale
-        if arch.coarse:
-            return _in_blocks(run, _crop(field, self.halo - arch.reach), arch.reach, COARSE_BLOCK, s)
-        rim = (self.halo - interpolate.RADIUS) * s - arch.reach
-        return _in_blocks(run, _crop(interpolate.bicubic(field, s), rim), arch.reach, FINE_BLOCK, 1)
-
-
-def _crop(field: np.ndarray, rim: int) -> np.ndarray:
-    return field[rim : field.shape[0] - rim, rim : field.shape[1] - rim]
-
-
-def _in_blocks(run: Engine, field: np.ndarray, reach: int, block: int, scale: int) -> np.ndarray:
-    """``run`` on ``field`` (h + 2 reach, w + 2 reach), ``block`` cells at a time: (h * scale, w * scale)."""
-    h, w = (n - 2 * reach for n in field.shape)
-    out = np.empty((h * scale, w * scale), dtype=np.float32)
-    for top in range(0, h, block):
-        for left in range(0, w, block):
-            part = field[top : top + block + 2 * reach, left : left + block + 2 * reach]
-            fine = run(part[None, :, :, None])[0, :, :, 0]
-            out[top * scale : (top + block) * scale, left * scale : (left + block) * scale] = fine
-    return out
+        rim = self.halo - self._bundle.network(part).halo(self.scale)
+        return _engine(self._bundle, engine, self._threads, part)(interpolate.crop(field, rim)[:, :, None])
 
 
 def _restore(path: str, sha256: str, threads: int) -> Model:

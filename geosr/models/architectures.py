@@ -28,6 +28,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from geosr.errors import ModelError
+from geosr.interpolate import RADIUS
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,12 @@ class Architecture:
     def radius(self, scale: int) -> int:
         """Receptive radius in fine cells: how far a value's inputs lie to each side."""
         return self.reach * (scale if self.coarse else 1)
+
+    def halo(self, scale: int) -> int:
+        """Coarse cells to each side that a coarse cell's result depends on, bicubic refinement included."""
+        if self.coarse:
+            return max(self.reach, RADIUS)
+        return -(-self.reach // scale) + RADIUS
 
     def skipped_rim(self, index: int) -> int:
         """Cells to crop on each side of what layer ``index`` adds: what it and the layer before it have used up."""

@@ -23,15 +23,24 @@ INPUT, OUTPUT = "field", "residual"
 _OPSET, _IR_VERSION = 13, 8  # old enough for every ONNX Runtime that geosr supports
 
 
-def write(arch: Architecture, arrays: Arrays, scale: int) -> bytes:
-    """A complete ``.onnx`` file of ``arch`` with these weights."""
+def write(arch: Architecture, arrays: Arrays, scale: int, rewritten: bool = False) -> bytes:
+    """A complete ``.onnx`` file of ``arch`` with these weights.
+
+    Parameters
+    ----------
+    rewritten : write a last layer of one output as a 1x1 convolution to the products of its window, which are then
+        summed shifted. The numbers are the same to rounding, and ONNX Runtime is more than twice as fast: its
+        convolutions work on 16 outputs at once. Files have the plain graph, so that others may read them; sessions run
+        the rewritten one.
+    """
     from onnx import TensorProto, helper
 
     nodes: list[Any] = []
     tensors: list[Any] = []
     values = [INPUT]  # the input of each layer, then the output
     for i, (kernel, bias) in enumerate(arrays):
-        values.append(_layer(arch, i, values, kernel, bias, nodes, tensors))
+        layer = _shifted_sums if rewritten and kernel.shape[3] == 1 and kernel.shape[0] > 1 else _layer
+        values.append(layer(arch, i, values, kernel, bias, nodes, tensors))
     if arch.coarse:
         nodes.append(helper.make_node("DepthToSpace", [values[-1]], [OUTPUT], blocksize=scale, mode="DCR"))
     else:
@@ -75,6 +84,41 @@ def _layer(
         nodes.append(helper.make_node("Slice", [values[i - 1], *(f"crop{i + 1}.{n}" for n in ends)], [f"crop{i + 1}"]))
         nodes.append(helper.make_node("Add", [f"crop{i + 1}", value], [f"add{i + 1}"]))
         value = f"add{i + 1}"
+    return value
+
+
+def _shifted_sums(
+    arch: Architecture,
+    i: int,
+    values: list[str],
+    kernel: np.ndarray,
+    bias: np.ndarray | None,
+    nodes: list[Any],
+    tensors: list[Any],
+) -> str:
+    """As :func:`_layer`, for a layer of one output without activation."""
+    from onnx import helper, numpy_helper
+
+    side, value = kernel.shape[0], f"conv{i + 1}"
+
+    def constant(name: str, numbers: Any, dtype: type) -> str:
+        tensors.append(numpy_helper.from_array(np.ascontiguousarray(numbers, dtype), f"{value}.{name}"))
+        return f"{value}.{name}"
+
+    products = kernel[..., 0].reshape(side * side, -1, 1, 1)
+    nodes.append(helper.make_node("Conv", [values[i], constant("products", products, np.float32)], [f"{value}.all"]))
+    axes = constant("axes", [1, 2, 3], np.int64)
+    parts = []
+    for tap in range(side * side):
+        row, column = divmod(tap, side)
+        # Ends count from the far edge; the last row and column reach it.
+        ends = [tap + 1, *(n - side + 1 if n < side - 1 else np.iinfo(np.int64).max for n in (row, column))]
+        window = [constant(f"start{tap}", [tap, row, column], np.int64), constant(f"end{tap}", ends, np.int64), axes]
+        parts.append(f"{value}.part{tap}")
+        nodes.append(helper.make_node("Slice", [f"{value}.all", *window], [parts[-1]]))
+    if bias is not None:
+        parts.append(constant("bias", bias.reshape(1, 1, 1, 1), np.float32))
+    nodes.append(helper.make_node("Sum", parts, [value]))
     return value
 
 

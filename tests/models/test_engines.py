@@ -1,4 +1,4 @@
-"""Both engines give the numbers of a plain convolution."""
+"""Every engine gives the numbers of a plain convolution."""
 
 from __future__ import annotations
 
@@ -11,13 +11,18 @@ import numpy as np
 import pytest
 from scipy.signal import correlate
 
-from geosr import interpolate
+from geosr import interpolate, native
 from geosr.errors import UsageError
 from geosr.models import load_model
 from geosr.models.bundle import load_bundle
 from geosr.models.engines import choose, engine
 
-ENGINES = ["onnx", pytest.param("tensorflow", marks=pytest.mark.skipif(importlib.util.find_spec("tensorflow") is None, reason="TensorFlow is not installed"))]  # fmt: skip  # noqa: E501
+NATIVE = pytest.param("native", marks=pytest.mark.skipif(not native.available(), reason="built without a compiler"))
+HAS_TENSORFLOW = importlib.util.find_spec("tensorflow") is not None
+TENSORFLOW = pytest.param(
+    "tensorflow", marks=pytest.mark.skipif(not HAS_TENSORFLOW, reason="TensorFlow is not installed")
+)
+ENGINES = [NATIVE, "onnx", TENSORFLOW]
 
 
 def convolved(x, kernel, bias):
@@ -48,33 +53,49 @@ def edsr_by_hand(x, arrays, scale):
     return fine
 
 
+def tile(arch, scale, channels, shape=(6, 7)):
+    """A coarse tile for an engine, and what the network sees of it in float64."""
+    halo = arch.halo(scale)
+    size = (channels, *(n + 2 * halo for n in shape))
+    coarse = np.random.default_rng(1).normal(size=size).astype(np.float32)
+    if arch.coarse:
+        seen, rim = coarse.astype(np.float64), halo - arch.reach
+    else:
+        seen, rim = interpolate.bicubic(coarse.astype(np.float64), scale), (halo - 2) * scale - arch.reach
+    rows, cols = (slice(rim, n - rim) for n in seen.shape[1:])
+    return np.moveaxis(coarse, 0, -1), np.moveaxis(seen[:, rows, cols], 0, -1)
+
+
+NETWORKS = [
+    ("srcnn-9-1-5", 1, True, 4),
+    ("srcnn-9-1-5", 1, False, 7),
+    ("srcnn-9-3-5", 1, True, 4),
+    ("srcnn-9-3-5-n64", 1, False, 2),
+    ("srcnn-9-3-5-n64", 1, True, 3),
+    ("srcnn-9-3-5", 2, False, 4),
+    ("srcnn-9-5-5", 1, False, 4),
+    ("edsr-16x4", 1, True, 4),
+    ("edsr-32x4", 1, False, 2),
+    ("edsr-16x4", 2, False, 3),
+]
+
+
 @pytest.mark.parametrize("name", ENGINES)
-@pytest.mark.parametrize(
-    ("network", "channels", "equivariant"),
-    [("srcnn-9-1-5", 1, True), ("srcnn-9-3-5", 2, False), ("srcnn-9-5-5", 1, False)],
-)
-def test_numbers_of_a_plain_convolution(make_bundle, name, network, channels, equivariant):
-    folder, card, arrays = make_bundle(network, channels, equivariant)
-    reach = card.network.reach
-    x = np.random.default_rng(1).normal(size=(2, 2 * reach + 5, 2 * reach + 8, channels))
-    out = engine(load_bundle(folder), name)(x.astype(np.float32))
-    assert out.shape == (2, 5, 8, 1)
+@pytest.mark.parametrize(("network", "channels", "equivariant", "scale"), NETWORKS)
+def test_numbers_of_a_plain_convolution(make_bundle, name, network, channels, equivariant, scale):
+    folder, card, arrays = make_bundle(network, channels, equivariant, scale)
+    bundle, arch = load_bundle(folder), card.network
+    if name == "native" and (channels > 1 or network == "srcnn-9-5-5"):
+        with pytest.raises(UsageError, match="no kernel for this network"):
+            engine(bundle, name)
+        assert choose("auto", bundle) == "onnx"
+        return
+    coarse, seen = tile(arch, scale, channels)
+    out = engine(bundle, name)(coarse)
+    assert out.shape == (6 * scale, 7 * scale)
     assert out.dtype == np.float32
-    for i in range(2):
-        expected = by_hand(x[i].astype(np.float32).astype(np.float64), arrays)
-        np.testing.assert_allclose(out[i, ..., 0], expected, atol=1e-5 * np.ptp(expected))
-
-
-@pytest.mark.parametrize("name", ENGINES)
-@pytest.mark.parametrize(("channels", "equivariant", "scale"), [(1, True, 4), (2, False, 3), (1, True, 2)])
-def test_numbers_of_residual_blocks(make_bundle, name, channels, equivariant, scale):
-    folder, card, arrays = make_bundle("edsr-16x4", channels, equivariant, scale)
-    reach = card.network.reach
-    x = np.random.default_rng(1).normal(size=(1, 2 * reach + 3, 2 * reach + 2, channels)).astype(np.float32)
-    out = engine(load_bundle(folder), name)(x)
-    assert out.shape == (1, 3 * scale, 2 * scale, 1)
-    expected = edsr_by_hand(x[0].astype(np.float64), arrays, scale)
-    np.testing.assert_allclose(out[0, ..., 0], expected, atol=1e-5 * np.ptp(expected))
+    expected = edsr_by_hand(seen, arrays, scale) if arch.coarse else by_hand(seen, arrays)
+    np.testing.assert_allclose(out, expected, atol=1e-5 * np.ptp(expected))
 
 
 @pytest.mark.parametrize("name", ENGINES)
@@ -100,9 +121,10 @@ def test_sigma_network(make_bundle, name):
 
 
 @pytest.mark.parametrize("name", ENGINES)
-def test_threads_may_share_it(random_bundle, name):
-    run = engine(load_bundle(random_bundle[0]), name)
-    fields = [np.random.default_rng(i).normal(size=(1, 20 + i, 30, 1)).astype(np.float32) for i in range(8)]
+@pytest.mark.parametrize("network", ["srcnn-9-3-5-n64", "edsr-16x4"])
+def test_threads_may_share_it(make_bundle, name, network):
+    run = engine(load_bundle(make_bundle(network)[0]), name)
+    fields = [np.random.default_rng(i).normal(size=(30 + i, 40, 1)).astype(np.float32) for i in range(8)]
     alone = [run(x) for x in fields]
     with ThreadPoolExecutor(4) as pool:
         together = list(pool.map(run, fields))
@@ -115,10 +137,32 @@ def test_one_session_per_process(random_bundle):
     assert engine(load_bundle(folder), "onnx", threads=2) is not engine(load_bundle(folder), "onnx")
 
 
+def test_the_rewritten_graph_is_the_plain_one(make_bundle):
+    """A last layer of one output as products and shifted sums: for ONNX Runtime, checked in ONNX Runtime."""
+    import onnxruntime
+
+    from geosr.models import onnx_network
+
+    _, card, arrays = make_bundle("srcnn-9-3-5-n64", 1, False)
+    x = np.random.default_rng(3).normal(size=(2, 1, 33, 41)).astype(np.float32)
+    found = []
+    for rewritten in (False, True):
+        graph = onnx_network.write(card.network, arrays, 4, rewritten)
+        session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+        found += session.run([onnx_network.OUTPUT], {onnx_network.INPUT: x})
+    np.testing.assert_allclose(found[1], found[0], atol=2e-6 * np.ptp(found[0]))
+    assert b"Slice" in graph
+
+
 def test_choice(monkeypatch):
     present = {"onnxruntime", "tensorflow"}
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name if name in present else None)
+    monkeypatch.setattr(native, "available", lambda: True)
+    assert choose("auto") == choose("native") == "native"
+    monkeypatch.setattr(native, "available", lambda: False)
     assert choose("auto") == "onnx"
+    with pytest.raises(UsageError, match="--engine onnx"):
+        choose("native")
     assert choose("tensorflow") == "tensorflow"
     present.remove("onnxruntime")
     assert choose("auto") == "tensorflow"
@@ -128,7 +172,7 @@ def test_choice(monkeypatch):
     for name in ("auto", "tensorflow"):
         with pytest.raises(UsageError, match=r"geosr\[tensorflow\]"):
             choose(name)
-    with pytest.raises(UsageError, match="auto, onnx, tensorflow"):
+    with pytest.raises(UsageError, match="auto, native, onnx, tensorflow"):
         choose("torch")
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import geosr.models
 from geosr import interpolate
 from geosr.errors import ModelError, UsageError
-from geosr.models import available, default_model, load_model, resolve_model
+from geosr.models import available, default_model, engines, load_model, resolve_model
 
 CARDS = available()
 NAMES = [card.name for card in CARDS]
@@ -119,10 +119,10 @@ def test_halo_is_all_that_a_prediction_sees(model):
 @pytest.mark.parametrize("block", [16, 50, 1000])
 def test_block_size_does_not_matter(model, monkeypatch, block):
     x = plumes(2, (2 * model.halo + 33, 2 * model.halo + 29))
-    whole = model.predict(x)
+    whole = model.predict(x, "onnx")
     for name in ("FINE_BLOCK", "COARSE_BLOCK"):
-        monkeypatch.setattr(geosr.models, name, block)
-    np.testing.assert_allclose(model.predict(x), whole, atol=1e-6 * np.ptp(whole))
+        monkeypatch.setattr(engines, name, block)
+    np.testing.assert_allclose(model.predict(x, "onnx"), whole, atol=1e-6 * np.ptp(whole))
 
 
 def test_geometry_of_the_prediction(model):
