@@ -66,8 +66,12 @@ template <> struct Winograd<4> {
 class SrcnnTile {
     // Cells worked on at once between layers, and what is added to strides that would be multiples of a page.
     static constexpr long CHUNK = 48, SHIFT = 48;
+    // Most columns of cells done at once, such that with their rim they are whole chunks, and a row of the widest networks
+    // stays in the processor's larger caches.
+    static constexpr long STRIP = 3 * CHUNK - 4;
     const Srcnn &net;
-    long h = 0, w = 0;
+    long h = 0, w = 0;           // cells of the strip
+    long wide = 0, onward = 0;   // floats from row to row of the field, and of the output
     const long scale = net.scale, phases = scale * scale, side = scale + 2;
     const long rim = net.middle == 3 ? 2 : 1;  // cells around the tile for which the first layer is needed
     const long pad = rim + net.taps;  // cells around the tile that a window may cover
@@ -182,7 +186,7 @@ class SrcnnTile {
                     store(rows + px * width + x, sum);
                 }
             }
-            interleave(rows, width, scale, w, out + py * w * scale);
+            interleave(rows, width, scale, w, out + py * onward);
         }
     }
 
@@ -196,7 +200,7 @@ class SrcnnTile {
     bool lay_out(const float *field) {
         static thread_local Scratch<float> scratch;
         static thread_local Scratch<const float *> sources;
-        long in_width = w + 2 * net.halo, ny = h + 2 * pad;
+        long ny = h + 2 * pad;
         width = whole(w + 2 * rim) + 2 * LANES;
         coarse_width = width + net.taps + 2 * pad;
         hidden_phase = net.first * width + SHIFT;
@@ -221,23 +225,31 @@ class SrcnnTile {
         // Cells beyond the given ones are looked at only for values that nobody uses.
         long shared = pad < net.halo ? pad : net.halo;
         for (long y = -shared; y < h + shared; y++)
-            memcpy(coarse + (y + pad) * coarse_width + pad - shared, field + (y + net.halo) * in_width + net.halo - shared,
+            memcpy(coarse + (y + pad) * coarse_width + pad - shared, field + (y + net.halo) * wide + net.halo - shared,
                    (w + 2 * shared) * sizeof(float));
         return true;
+    }
+
+    void run_strip(float *out) {
+        if (net.middle == 3)
+            for (long j = -2; j < 0; j++) hidden_row(j);
+        for (long j = -1; j <= h; j++) {
+            if (net.middle == 3) hidden_row(j + 1);
+            make_row(j);
+            if (j >= 1) sum_row(j - 1, out + (j - 1) * scale * onward);
+        }
     }
 
   public:
     explicit SrcnnTile(const Srcnn &net) : net(net) {}
 
     int run(const float *field, long rows_, long cols_, float *out) {
-        h = rows_, w = cols_;
-        if (!lay_out(field)) return 1;
-        if (net.middle == 3)
-            for (long j = -2; j < 0; j++) hidden_row(j);
-        for (long j = -1; j <= h; j++) {
-            if (net.middle == 3) hidden_row(j + 1);
-            make_row(j);
-            if (j >= 1) sum_row(j - 1, out + (j - 1) * scale * w * scale);
+        long strips = (cols_ + STRIP - 1) / STRIP, step = (cols_ + strips - 1) / strips;
+        h = rows_, wide = cols_ + 2 * net.halo, onward = cols_ * scale;
+        for (long x = 0; x < cols_; x += step) {
+            w = cols_ - x < step ? cols_ - x : step;
+            if (!lay_out(field + x)) return 1;
+            run_strip(out + x * scale);
         }
         return 0;
     }
