@@ -18,15 +18,15 @@ from geosr._version import __version__
 # Not lazy: a later first import of the module of the same name would hide the function.
 from geosr.degrade import degrade
 from geosr.downscale import downscale
-from geosr.evaluation.evaluate import evaluate
 
 if TYPE_CHECKING:
+    from geosr.evaluation.evaluate import evaluate
     from geosr.models import load_model
     from geosr.reading import open_no2
 
 __all__ = ["__version__", "degrade", "downscale", "evaluate", "load_model", "open_no2"]
 
-_LAZY = {"load_model": "geosr.models", "open_no2": "geosr.reading"}
+_LAZY = {"evaluate": "geosr.evaluation.evaluate", "load_model": "geosr.models", "open_no2": "geosr.reading"}
 
 
 def __getattr__(name: str) -> Any:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any, overload
 
 import numpy as np
@@ -100,11 +101,20 @@ def area_mean(fine: np.ndarray, weights: np.ndarray, scale: int, min_valid: floa
     area = np.broadcast_to(weights, (ny, nx)).astype(np.float64).reshape(split)
     values = fine.reshape(*lead, *split)
     valid = ~np.isnan(values)
-    known = (valid * area).sum(axis=(-3, -1))
-    total = (np.where(valid, values, 0.0) * area).sum(axis=(-3, -1))
-    # A complete block must count as complete whatever the order in which numpy sums its areas.
-    enough = (known > 0) & (known >= min_valid * area.sum(axis=(-3, -1)) * (1 - 1e-9))
+    whole = _block_sum(area)
+    complete = valid.all()
+    known = whole if complete else _block_sum(valid * area)
+    total = _block_sum((values if complete else np.where(valid, values, 0.0)) * area)
+    # A complete block must count as complete whatever the order in which its areas are summed.
+    enough = (known > 0) & (known >= min_valid * whole * (1 - 1e-9))
     return np.where(enough, total / np.where(known > 0, known, 1.0), np.nan).astype(fine.dtype)
+
+
+def _block_sum(values: np.ndarray) -> np.ndarray:
+    """(…, h, scale, w, scale) to (…, h, w). numpy's sum over two short axes takes five times as long."""
+    rows = reduce(np.add, (values[..., i] for i in range(values.shape[-1])))
+    total: np.ndarray = reduce(np.add, (rows[..., i, :] for i in range(rows.shape[-2])))
+    return total
 
 
 def psf_kernel(mtf: float, scale: int) -> np.ndarray:

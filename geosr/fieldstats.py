@@ -17,6 +17,7 @@ plumes are few cells, and do not count.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -178,6 +179,10 @@ def _places(shape: tuple[int, ...]) -> list[tuple[Any, ...]]:
 
 
 def _computed(parts: list[Any]) -> list[np.ndarray]:
+    """Numpy arrays of numpy or dask ones, by the scheduler that is set."""
     import dask
+    from dask.threaded import get
 
-    return [np.asarray(p) for p in dask.compute(*parts)]
+    # Without distributed there is no client that dask could find; in its search it would import it, 0.3 s.
+    alone = "distributed" not in sys.modules and dask.config.get("scheduler", None) is None
+    return [np.asarray(p) for p in dask.compute(*parts, scheduler=get if alone else None)]

@@ -27,6 +27,8 @@ MEMORY_SHARE = 0.7
 #: Bytes a cell takes at least: three float64 sums, a float32 mean and an int32 count.
 CELL_BYTES = 3 * 8 + 4 + 4
 _LARGEST_CELL_DEG = 10.0
+# Pixels whose extent is found at once: their float64 copies stay in the processor's cache.
+_BLOCK = 1 << 14
 _NICE = (1.0, 2.0, 2.5, 5.0, 10.0)
 
 
@@ -166,28 +168,33 @@ class Extent:
 
     def add(self, lon: np.ndarray, lat: np.ndarray) -> None:
         """Take in pixels with corners ``lon``, ``lat`` (n, 4) in degrees; those with NaN are passed over."""
-        good = np.isfinite(lon).all(axis=1) & np.isfinite(lat).all(axis=1)
-        lon, lat = lon[good].astype(np.float64), lat[good].astype(np.float64)
-        if not len(lon):
-            return
-        self.pixels += len(lon)
-        self.south, self.north = min(self.south, float(lat.min())), max(self.north, float(lat.max()))
-        turn = (np.roll(lon, -1, axis=1) - lon + 180.0) % 360.0 - 180.0
-        polar = np.abs(turn.sum(axis=1)) > 180.0
+        for at in range(0, len(lon), _BLOCK):
+            # One row a corner: numpy is six times slower at reducing rows of four.
+            x, y = (np.array(v[at : at + _BLOCK].T, np.float64, order="C") for v in (lon, lat))
+            good = np.isfinite(x.sum(axis=0) + y.sum(axis=0))
+            if good.any():
+                self._add(*((x, y) if good.all() else (x[:, good], y[:, good])))
+
+    def _add(self, lon: np.ndarray, lat: np.ndarray) -> None:
+        """Take in pixels with finite corners ``lon``, ``lat`` (4, n)."""
+        self.pixels += lon.shape[1]
+        low, high = lat.min(axis=0), lat.max(axis=0)
+        turn = np.roll(lon, -1, axis=0) - lon
+        turn -= 360.0 * np.rint(turn / 360.0)
+        polar = np.abs(turn.sum(axis=0)) > 180.0
         if polar.any():
             self.covered[:] = True
-            top = lat[polar].mean(axis=1) > 0
-            self.north = 90.0 if top.any() else self.north
-            self.south = -90.0 if (~top).any() else self.south
-        along = np.concatenate([np.zeros((len(lon), 1)), np.cumsum(turn[:, :3], axis=1)], axis=1)
-        west = (lon[:, 0] + along.min(axis=1)) % 360.0
+            top = lat.mean(axis=0) > 0
+            high[polar & top], low[polar & ~top] = 90.0, -90.0
+        self.south, self.north = min(self.south, float(low.min())), max(self.north, float(high.max()))
+        along = np.cumsum(turn[:3], axis=0)
+        least, most = np.minimum(along.min(axis=0), 0.0), np.maximum(along.max(axis=0), 0.0)
+        west = (lon[0] + least) % 360.0
         west[west >= 360.0] = 0.0  # -1e-14 % 360 rounds up
-        east = west + np.ptp(along, axis=1)
+        east = west + (most - least)
         if self.asked is not None:
             w, s, e, n = self.asked
             near = ((west - w) % 360.0 < e - w) | ((w - west) % 360.0 < east - west) | polar
-            high = np.where(polar & (lat.mean(axis=1) > 0), 90.0, lat.max(axis=1))
-            low = np.where(polar & (lat.mean(axis=1) <= 0), -90.0, lat.min(axis=1))
             self.inside += int((near & (low < n) & (high > s)).sum())
         first = west.astype(np.int64) % 360
         last = np.maximum(np.ceil(east).astype(np.int64) - 1, first)

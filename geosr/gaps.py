@@ -31,19 +31,20 @@ def fill_gaps(block: np.ndarray, radius: int) -> np.ndarray:
     known = ~np.isnan(block)
     if known.all():
         return block
-    values = np.where(known, block, 0)
+    h, w = block.shape
+    # With a rim, as numbers: padding and converting anew in each round would take longer than the sums.
+    values, filled = np.zeros((h + 2, w + 2), block.dtype), np.zeros((h + 2, w + 2), block.dtype)
+    inner = slice(1, -1), slice(1, -1)
+    values[inner], filled[inner] = np.where(known, block, 0), known
+    windows = [(slice(1 + dy, 1 + dy + h), slice(1 + dx, 1 + dx + w)) for dy, dx in _NEIGHBOURS]
     for _ in range(radius):
-        if known.all():
+        total, count = np.zeros_like(block), np.zeros_like(block)
+        for window in windows:
+            total += values[window]
+            count += filled[window]
+        ring = (filled[inner] == 0) & (count > 0)
+        if not ring.any():
             break
-        total = np.zeros_like(values)
-        count = np.zeros(values.shape, dtype=values.dtype)
-        padded_values, padded_known = np.pad(values, 1), np.pad(known, 1)
-        h, w = values.shape
-        for dy, dx in _NEIGHBOURS:
-            window = slice(1 + dy, 1 + dy + h), slice(1 + dx, 1 + dx + w)
-            total += padded_values[window]
-            count += padded_known[window]
-        ring = ~known & (count > 0)
-        values[ring] = total[ring] / count[ring]
-        known |= ring
-    return values
+        values[inner][ring] = total[ring] / count[ring]
+        filled[inner][ring] = 1
+    return values[inner].copy()

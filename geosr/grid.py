@@ -10,7 +10,9 @@ transform; coordinates are cell centres. Nothing here assumes north-up: a transf
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -300,8 +302,6 @@ def with_geobox(data: xr.DataArray, box: GeoBox, like: xr.DataArray | None = Non
     DataArray with 1-D centre coordinates (none for a rotated grid) and a ``spatial_ref`` coordinate that
     holds CRS and ``GeoTransform``, readable by rioxarray, GDAL and odc-geo.
     """
-    import rioxarray  # noqa: F401
-
     y, x = data.dims[-2:]
     a = box.affine
     ny, nx = box.shape
@@ -319,12 +319,27 @@ def with_geobox(data: xr.DataArray, box: GeoBox, like: xr.DataArray | None = Non
                 attrs["standard_name"] = f"projection_{axis.lower()}_coordinate"
                 if box.crs is not None:
                     attrs["units"] = "m" if box.crs.units[0] in ("metre", "meter", "m") else str(box.crs.units[0])
-            out = out.assign_coords({name: (name, edge + step * (np.arange(n) + 0.5), attrs)})
-    # Written on an empty array and carried over: rioxarray copies the data at each step.
-    empty = xr.DataArray(0)
-    if box.crs is not None:
-        empty = empty.rio.write_crs(box.crs.to_wkt(), grid_mapping_name="spatial_ref")
-    empty = empty.rio.write_transform(a, grid_mapping_name="spatial_ref")
-    out = out.assign_coords(spatial_ref=empty.coords["spatial_ref"])
+            out = out.assign_coords({name: axis_of(name, edge + step * (np.arange(n) + 0.5), attrs)})
+    wkt = None if box.crs is None else box.crs.to_wkt()
+    out = out.assign_coords(spatial_ref=((), 0, dict(_spatial_ref(wkt, a))))
     out.encoding["grid_mapping"] = "spatial_ref"
     return out
+
+
+def axis_of(dim: Hashable, values: np.ndarray, attrs: Mapping[str, Any]) -> xr.IndexVariable:
+    """A coordinate along its own dimension. Of plain numbers xarray would make the same, but import pint (0.1 s)."""
+    import pandas as pd
+
+    return xr.IndexVariable(dim, pd.Index(values, copy=True), dict(attrs))
+
+
+@lru_cache(maxsize=64)
+def _spatial_ref(wkt: str | None, affine: Affine) -> Mapping[str, Any]:
+    """Attributes of the grid mapping variable that rioxarray writes."""
+    import rioxarray  # noqa: F401  (registers .rio)
+
+    empty = xr.DataArray(0)
+    if wkt is not None:
+        empty = empty.rio.write_crs(wkt, grid_mapping_name="spatial_ref")
+    attrs = empty.rio.write_transform(affine, grid_mapping_name="spatial_ref").coords["spatial_ref"].attrs
+    return MappingProxyType(attrs)

@@ -1,29 +1,44 @@
 """Files in, files out: what the commands ``downscale`` and ``grid`` call, and scripts may.
 
 Checks first (inputs, options, target), then the lazy pipeline, then one pass of writing that computes everything
-tile by tile. The result is a :class:`Report`, for people and as JSON.
+tile by tile, in threads of this process or on a dask.distributed cluster (:class:`~geosr.writing.crew.Crew`). The
+result is a :class:`Report`, for people and as JSON.
+
+Of several outputs, small ones are made side by side. One that fails does not stop the others: what could be written
+is there, and then the first failure is raised, saying how many there were.
 """
 
 from __future__ import annotations
 
-import contextlib
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from geosr.errors import InputError, ResourceError, UsageError, blame
+from geosr.errors import GeosrError, InputError, OutputError, UsageError, blame
 
 if TYPE_CHECKING:
     import xarray as xr
 
     from geosr.provenance import Provenance
+    from geosr.writing.crew import Crew
 
 StrPath = str | PathLike[str]
 #: Called as tiles land: (fine cells written since the last call, fine cells in all).
 Progress = Callable[[int, int], None]
+#: Called with a message for people.
+Say = Callable[[str], None]
+
+# More outputs than this are not made side by side, nor such as have more tiles for each thread than this: their own
+# tiles keep the threads busy, and each costs memory.
+_BESIDE = 8
+_MANY_TILES = 16
+
+# Outputs that are made side by side report one at a time.
+_REPORTING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -69,6 +84,11 @@ class Report:
     dry_run: bool = False
     also_written: list[str] = field(default_factory=list)
 
+    @property
+    def cells(self) -> int:
+        """Of all planes."""
+        return self.shape[0] * self.shape[1] * self.planes
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-safe."""
         return asdict(self)
@@ -97,9 +117,11 @@ def downscale_files(
     dry_run: bool = False,
     overwrite: bool = False,
     creation_options: Mapping[str, str] | None = None,
+    threads: int | None = None,
     workers: int | None = None,
     scheduler: str | None = None,
     progress: Progress | None = None,
+    say: Say | None = None,
     **options: Any,
 ) -> list[Report]:
     """Downscale files to files.
@@ -110,15 +132,27 @@ def downscale_files(
     output : file, or a folder where several outputs go; default ``<stem>_x<scale>.tif`` beside the input.
     dry_run : open, check and plan only.
     overwrite, creation_options : see :func:`geosr.writing.write`.
-    workers : threads; default one per core.
-    scheduler : address of a dask.distributed scheduler, whose workers see the same files.
+    threads : how many threads of this process compute; default one per core.
+    workers : instead, so many processes of one thread each, on this machine (a script that calls this needs the usual
+        ``if __name__ == "__main__":``).
+    scheduler : instead, the workers of the dask.distributed scheduler at this address. They see the same files as
+        this process, under the same names, and have the same version of geosr.
+    progress : called as tiles land, for all outputs together.
+    say : called with messages for people: where the dashboard of a cluster is, which outputs failed.
     options : of :func:`geosr.downscale`.
 
     Returns
     -------
     One :class:`Report` per output.
+
+    Raises
+    ------
+    GeosrError
+        What is wrong with inputs, options and targets, before anything is computed. Later the first failure of an
+        output, when all others have been tried.
     """
     from geosr.writing import check_target
+    from geosr.writing.crew import Crew
 
     outputs = _outputs(inputs, output, f"_x{scale}")
     for sources, target in outputs:
@@ -131,9 +165,8 @@ def downscale_files(
         return [job.report for job in jobs]
     for job in jobs:
         check_target(job.report.output, overwrite)
-    with _cluster(scheduler) as client:
-        how = _Writing(overwrite, dict(creation_options or {}), workers, client, progress)
-        return [_write(job, how) for job in jobs]
+    with Crew.of(threads, workers, scheduler, say) as crew:
+        return _write_all(jobs, _Writing(overwrite, dict(creation_options or {}), crew, progress, say))
 
 
 def grid_files(
@@ -142,17 +175,23 @@ def grid_files(
     *,
     overwrite: bool = False,
     creation_options: Mapping[str, str] | None = None,
+    threads: int | None = None,
     workers: int | None = None,
     scheduler: str | None = None,
     progress: Progress | None = None,
+    say: Say | None = None,
     **options: Any,
 ) -> Report:
-    """Average swath files on one grid and write it. ``options`` as for :func:`geosr.open_no2`."""
+    """Average swath files on one grid and write it.
+
+    ``options`` as for :func:`geosr.open_no2`, the others as for :func:`downscale_files`.
+    """
     from geosr.grid import geobox_of
     from geosr.reading import open_no2
     from geosr.reading.s5p_l2 import is_swath
     from geosr.variables import main_variable
     from geosr.writing import check_target
+    from geosr.writing.crew import Crew
 
     ((sources, target),) = _outputs(inputs, output, "_grid", together=True)
     _check_names(sources, target)
@@ -166,8 +205,8 @@ def grid_files(
     main = main_variable(ds)
     report = _blank(ds, main, geobox_of(main), sources, target)
     job = _Job(ds, report, _provenance(sources, options, method="area-weighted mean"), time.perf_counter() - started)
-    with _cluster(scheduler) as client:
-        return _write(job, _Writing(overwrite, dict(creation_options or {}), workers, client, progress))
+    with Crew.of(threads, workers, scheduler, say) as crew:
+        return _write_all([job], _Writing(overwrite, dict(creation_options or {}), crew, progress, say))[0]
 
 
 @dataclass(frozen=True)
@@ -186,9 +225,9 @@ class _Writing:
 
     overwrite: bool
     creation_options: dict[str, str]
-    workers: int | None
-    client: Any
+    crew: Crew
     progress: Progress | None
+    say: Say | None
 
 
 def _plan(sources: list[Path], target: Path, scale: int, dry_run: bool, options: dict[str, Any]) -> _Job:
@@ -284,35 +323,72 @@ def _provenance(sources: list[Path], options: Mapping[str, Any], **more: Any) ->
     )
 
 
-@contextlib.contextmanager
-def _cluster(address: str | None) -> Iterator[Any]:
-    """A client of the scheduler at ``address``; None for this process's own threads."""
-    if address is None:
-        yield None
-        return
-    try:
-        from distributed import Client
-    except ImportError as error:
-        raise UsageError("--scheduler needs dask.distributed", "pip install 'geosr[distributed]'") from error
-    try:
-        client = Client(address, timeout=10)
-    except (OSError, ValueError) as error:
-        raise ResourceError(f"no dask scheduler answers at {address}", "start one with: dask scheduler") from error
-    with client:
-        yield client
+def _write_all(jobs: list[_Job], how: _Writing) -> list[Report]:
+    """Write each; small ones side by side. What fails is told and raised when all have been tried."""
+    from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+
+    if len(jobs) == 1:
+        return [_write(jobs[0], how, jobs)]
+    beside, stop = _beside(jobs, how.crew.threads), threading.Event()
+    done: list[Report | GeosrError] = []
+    with how.crew.shared_by(beside), ThreadPoolExecutor(beside) as pool:
+        futures = [pool.submit(_try, job, how, jobs, stop) for job in jobs]
+        try:
+            for future in wait(futures, return_when=FIRST_EXCEPTION).done:
+                future.result()
+            done = [future.result() for future in futures]
+        except BaseException:  # Ctrl-C, or a bug
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+            raise
+    failed = [found for found in done if isinstance(found, GeosrError)]
+    if failed:
+        raise _summed_up(failed, len(jobs))
+    return [found for found in done if isinstance(found, Report)]
 
 
-def _write(job: _Job, how: _Writing) -> Report:
+def _beside(jobs: list[_Job], threads: int) -> int:
+    """How many outputs to make at once."""
+    if max(job.report.tiles or 1 for job in jobs) > _MANY_TILES * threads:
+        return 1
+    return min(len(jobs), threads, _BESIDE)
+
+
+def _try(job: _Job, how: _Writing, jobs: list[_Job], stop: threading.Event) -> Report | GeosrError:
+    try:
+        return _write(job, how, jobs, stop)
+    except GeosrError as error:
+        if how.say is not None and not stop.is_set():
+            how.say(f"geosr: failed: {error}")
+        return error
+
+
+def _summed_up(failed: list[GeosrError], count: int) -> GeosrError:
+    """The first error, with how many there are."""
+    first = failed[0]
+    if count == 1:
+        return first
+    written = "all others were written" if len(failed) < count else "nothing was written"
+    what = f"{first.what} ({len(failed)} of {count} outputs failed; {written})"
+    return type(first)(what, first.hint, first.path)
+
+
+def _write(job: _Job, how: _Writing, jobs: list[_Job], stop: threading.Event | None = None) -> Report:
     """Compute and write; the completed report."""
-    import dask
-
     from geosr.writing import write
 
-    report, update = job.report, how.progress
-    cells = report.shape[0] * report.shape[1] * report.planes
-    threads: dict[str, Any] = {"num_workers": how.workers} if how.workers else {}
+    report = job.report
+    cells, total = report.cells, sum(other.report.cells for other in jobs)
+
+    def update(now: int) -> None:
+        if how.progress is not None:
+            with _REPORTING:
+                how.progress(now, total)
+        if stop is not None and stop.is_set():
+            raise OutputError("the run was stopped")
+
     started = time.perf_counter()
-    with dask.config.set(threads), blame(report.output):
+    with blame(report.output):
         done = write(
             job.ds,
             report.output,
@@ -320,8 +396,8 @@ def _write(job: _Job, how: _Writing) -> Report:
             provenance=lambda scalars: job.provenance.finish(scalars.get("conservation_error")),
             overwrite=how.overwrite,
             creation_options=how.creation_options,
-            progress=None if update is None else lambda now: update(now, cells),
-            scheduler=how.client or "threads",
+            progress=update,
+            scheduler=how.crew.scheduler,
         )
     seconds = job.seconds + time.perf_counter() - started
     found = done.statistics

@@ -19,13 +19,14 @@ twice between them. Longitudes may be written any way round; pixels wrap into gr
 from __future__ import annotations
 
 import contextlib
-import itertools
 import math
 import mmap
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -187,22 +188,25 @@ def grid_swaths(swaths: Iterable[Swath], box: GeoBox, *, correlated: float = 0.0
     if not 0.0 <= correlated <= 1.0:
         raise UsageError(f"correlated={correlated} is no correlation", "give a number from 0 to 1")
     pending = iter(swaths)
-    first = next(pending, None)
-    if first is None:
+    swath = next(pending, None)
+    if swath is None:
         raise InputError("no swaths to grid")
     ny, nx = box.shape
-    precision = first.precision is not None
+    precision = swath.precision is not None
+    nothing = np.empty(0)
+    first = replace(swath, value=nothing, precision=None, lon_corners=nothing, lat_corners=nothing)
     check_memory(ny, nx, _bytes_per_cell(precision, correlated > 0, weights))
     sums = _Sums((ny, nx), precision, correlated > 0)
     attrs: list[dict[str, Any]] = []
     plan = _plan(box)
-    for swath in itertools.chain([first], pending):
+    while swath is not None:
         swath = _in_units_of(first, swath)
         if swath.precision is None:
             sums.precision = False
         attrs.append(swath.attrs)
         _accumulate(swath, box, plan, sums)
-        del swath
+        swath = None  # gone before the next is made
+        swath = next(pending, None)
     _report(sums)
     return _dataset(first.name, attrs, box, sums, correlated, weights)
 
@@ -377,8 +381,8 @@ def open_swaths(
 
     Parameters
     ----------
-    paths : one file or several. They are read one at a time, and twice where the grid's extent or resolution has
-        to be found from several of them.
+    paths : one file or several. They are read in order, each while the one before is gridded, and twice where the
+        grid's extent or resolution has to be found from several of them. Two are in memory at a time.
     variable, qa : see :func:`geosr.reading.s5p_l2.read_swath`. resolution, bbox, crs : see :func:`default_geobox`.
     correlated, weights : see :func:`grid_swaths`.
     units : convert to these; default the file's. input_units : what the file is in, where it does not say or is
@@ -405,16 +409,16 @@ def open_swaths(
     if not files:
         raise UsageError("no files to grid", "name at least one swath file")
     asked = None if bbox is None else check_bbox(bbox)
-    last: dict[str | os.PathLike[str], Swath] = {}
+    reader = partial(read_swath, variable=variable, qa=qa, bbox=asked)
+    alone: list[Swath] = []
 
     def read() -> Iterator[Swath]:
-        for path in files:
-            swath = last.get(path)
-            if swath is None:
-                last.clear()  # keep one, so that a single file is read once
-                swath = last[path] = read_swath(path, variable=variable, qa=qa, bbox=asked)
-            yield swath
-            del swath
+        if len(files) > 1:
+            yield from _ahead(reader, files)
+            return
+        if not alone:  # a single file is read once and kept
+            alone.append(reader(files[0]))
+        yield alone[0]
 
     box = default_geobox(read(), resolution, bbox, crs)
     good, located = 0, Extent()
@@ -443,6 +447,20 @@ def open_swaths(
         )
         warnings.warn(f"{names}: {why}; every cell is NaN", GeosrWarning, stacklevel=2)
     return _convert(out, main, units)
+
+
+def _ahead(reader: Callable[[Any], Swath], paths: Iterable[Any]) -> Iterator[Swath]:
+    """Swaths in order; while one is gridded, which leaves Python's lock alone, a thread reads the next."""
+    with ThreadPoolExecutor(1) as pool:
+        coming: Future[Swath] | None = None
+        for path in paths:
+            swath = None if coming is None else coming.result()
+            coming = pool.submit(reader, path)
+            if swath is not None:
+                yield swath
+            del swath
+        if coming is not None:
+            yield coming.result()
 
 
 def _outside(asked: tuple[float, float, float, float], located: Extent, files: int) -> InputError:

@@ -13,7 +13,7 @@ from geosr.channel import AffineScaler
 from geosr.degrade import area_mean
 from geosr.errors import ModelError
 from geosr.models.architectures import architecture
-from geosr.training.examples import Sampler, blur_rim, halo_of, reach_of
+from geosr.training.examples import Ahead, Sampler, blur_rim, halo_of, reach_of
 from geosr.training.recipe import Patches, Response, parse_recipe
 from geosr.training.scenes import Scene, load_scenes
 from rasters import RECIPE, blocks_to_field, plumes, write_days
@@ -192,3 +192,24 @@ def test_ranges_are_drawn_from():
     errors = (batch.coarse[:, h:-h, h:-h, 0] - batch.truth.mean(axis=-1)).std(axis=(1, 2))
     assert errors.min() < 1 < 3 < errors.max()
     assert errors.mean() == pytest.approx(2, abs=0.6)
+
+
+def test_batches_made_ahead_are_the_samplers(folder):
+    """The same ones in the same order; its generator is at each where the sampler's would be, and is left so."""
+    recipe = parse_recipe(RECIPE)
+    plain, behind = (Sampler(load_scenes(recipe, folder), recipe) for _ in range(2))
+    with Ahead(behind) as ahead:
+        for _ in range(3):
+            expected, got = plain.batch(), ahead.batch()
+            for name, values in vars(expected).items():
+                np.testing.assert_array_equal(getattr(got, name), values)
+            assert ahead.rng.bit_generator.state == plain.rng.bit_generator.state
+    assert behind.rng.bit_generator.state == plain.rng.bit_generator.state
+
+
+def test_what_goes_wrong_ahead_is_raised(folder, monkeypatch):
+    recipe = parse_recipe(RECIPE)
+    sampler = Sampler(load_scenes(recipe, folder), recipe)
+    monkeypatch.setattr(sampler, "_cut", lambda *_: None)
+    with Ahead(sampler) as ahead, pytest.raises(ModelError, match="complete coarse cells"):
+        ahead.batch()

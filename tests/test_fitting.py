@@ -162,6 +162,24 @@ def test_training_starts_from_a_model(tmp_path):
         fitted(replace(QUICK, network=Network("edsr-16x4", init=str(tmp_path / "other"))))
 
 
+def test_mixed_precision_learns_as_much():
+    """From another place in the curve's noise: losses of the end within 3 %, and a network that computes in float32."""
+    pytest.importorskip("tensorflow")
+    import keras
+
+    losses = {}
+    for precision in ("float32", "mixed_bfloat16"):
+        schedule = Schedule(150, 1e-2, validate_every=50, precision=precision)
+        recipe = replace(QUICK, patches=Patches(16, 4), schedule=schedule)
+        refiner, curve = fit(recipe, Sampler(scenes(), recipe), Sampler(scenes(1, 9), recipe, seed=5))
+        losses[precision] = curve[-1].validation
+        assert {w.dtype for w in refiner.model.get_weights()} == {np.dtype("float32")}
+        assert {layer.compute_dtype for layer in refiner.model.layers} == {"float32"}
+    assert keras.config.dtype_policy().name == "float32"
+    assert losses["mixed_bfloat16"] != losses["float32"]
+    assert losses["mixed_bfloat16"] == pytest.approx(losses["float32"], rel=0.03)
+
+
 def test_sigma_learns_the_size_of_errors():
     """On a network that adds nothing, the errors are the bicubic ones: about 68 % of new ones are within one sigma."""
     pytest.importorskip("tensorflow")

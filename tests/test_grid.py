@@ -41,6 +41,15 @@ def test_geobox_survives_xarray(box):
     assert found.crs == box.crs
 
 
+@pytest.mark.parametrize("values", [[3.5, 2.5], np.float32([1, 2]), [7, 8, 9]])
+def test_axes_are_what_xarray_makes_of_them(values):
+    attrs = {"units": "m"}
+    expected = xr.DataArray(np.zeros(len(values)), dims="x").assign_coords(x=("x", np.asarray(values), attrs))
+    got = xr.DataArray(np.zeros(len(values)), dims="x").assign_coords(x=grid.axis_of("x", np.asarray(values), attrs))
+    xr.testing.assert_identical(got, expected)
+    assert got.x.dtype == expected.x.dtype == np.asarray(values).dtype
+
+
 @given(geoboxes(min_side=6))
 def test_geobox_follows_slicing(box):
     if box.affine.b:

@@ -18,14 +18,39 @@ def test_import_geosr_is_light():
     assert not loaded_after("import geosr") & set(HEAVY)
 
 
-@pytest.mark.parametrize("args", [["--help"], ["downscale", "--help"], ["--version"]])
-def test_help_imports_nothing_of_geosr(args):
+def loaded_by(args: list[str]) -> set[str]:
+    """Modules that the command has imported when it ends."""
     code = (
         f"import sys, atexit; sys.argv = ['geosr', *{args}]; atexit.register(lambda: print(' '.join(sys.modules)))\n"
         "from geosr_cli.main import main; main()"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    modules = set(out.splitlines()[-1].split())
+    return set(out.splitlines()[-1].split())
+
+
+#: What a small job must not wait for: each takes 0.1 s and more.
+UNUSED = {"tensorflow", "keras", "distributed", "matplotlib", "skimage", "zarr", "h5py", "scipy.ndimage", "tornado"}
+
+
+@pytest.mark.parametrize(
+    ("source", "more"),
+    [
+        ("simulated_no2_20240612_utm.tif", {"netCDF4", "numba", "pint", "geosr.evaluation.evaluate"}),
+        # xarray looks for pint when it decodes times.
+        ("simulated_no2_20240612_l3.nc", {"numba", "geosr.evaluation.evaluate"}),
+    ],
+)
+def test_a_small_job_imports_what_it_uses(sample_dir, tmp_path, source, more):
+    output = tmp_path / "fine.tif"
+    modules = loaded_by(["downscale", str(sample_dir / source), "-o", str(output), "-q"])
+    assert output.is_file()
+    assert {"dask.array", "rasterio"} <= modules
+    assert modules.intersection(UNUSED | more) == set()
+
+
+@pytest.mark.parametrize("args", [["--help"], ["downscale", "--help"], ["--version"]])
+def test_help_imports_nothing_of_geosr(args):
+    modules = loaded_by(args)
     assert "click" in modules
     assert not modules & {*HEAVY, "geosr", "numpy", "xarray", "rasterio"}
 

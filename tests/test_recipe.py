@@ -14,6 +14,7 @@ from geosr.models.architectures import ARCHITECTURES, FAMILIES
 from geosr.training.choices import Choices, changed, template
 from geosr.training.recipe import (
     DECAYS,
+    PRECISIONS,
     Data,
     Loss,
     Network,
@@ -63,6 +64,7 @@ def test_the_plain_recipe_is_the_papers():
         (("srcnn-9-1-5", "sigma-24x4"), "use edsr or srcnn"),
         (('name = "tiny"', ""), "incomplete"),
         (("steps = 60", "steps = 0"), "1 or more"),
+        (("steps = 60", 'steps = 60\nprecision = "float16"'), "float32 or mixed_bfloat16"),
         (("steps = 60", 'steps = 60\ndecay = "linear"'), "cosine or constant"),
         (("steps = 60", "steps = 60\npatience = 2"), r"\[\[validate\]\]"),
         (("3e-3", "-1.0"), "above 0"),
@@ -155,7 +157,13 @@ recipes = st.builds(
     patches=st.builds(Patches, st.sampled_from([12, 24]), st.integers(1, 9)),
     loss=st.builds(Loss, st.sampled_from(["mse", "charbonnier"]), st.floats(0, 1)),
     schedule=st.builds(
-        Schedule, st.integers(1, 9), st.floats(1e-9, 1), st.integers(1, 9), st.integers(0, 9), st.sampled_from(DECAYS)
+        Schedule,
+        st.integers(1, 9),
+        st.floats(1e-9, 1),
+        st.integers(1, 9),
+        st.integers(0, 9),
+        st.sampled_from(DECAYS),
+        st.sampled_from(PRECISIONS),
     ),
     sigma=st.builds(Sigma, st.sampled_from(["", "sigma-24x4"])),
 )

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import weakref
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from geosr.errors import GeosrWarning, InputError, RefusedError, UsageError
 from geosr.footprint import Extent, corners_from_centres, nice_size
 from geosr.grid import cell_areas, geobox_of
 from geosr.swath import Swath, default_geobox, grid_swaths
-from referee.orbit import R, orbit_corners, rings, shapely_overlaps, solid_angles, sphere_points
+from referee.orbit import R, orbit_corners, orbit_file, rings, shapely_overlaps, solid_angles, sphere_points
 
 
 def make(lon, lat, value=None, precision=None, name="no2", size=(5500.0, 3600.0), **attrs) -> Swath:
@@ -237,16 +238,77 @@ def test_swaths_are_taken_one_at_a_time():
     def many():
         nonlocal most
         for k in range(5):
-            gc.collect()
-            most = max(most, sum(r() is not None for r in alive))
             lon, lat = mesh(10 + k, 50, 3, 3, 0.1)
             one = make(rings(lon), rings(lat))
             alive.append(weakref.ref(one))
             yield one
             del one
+            gc.collect()
+            most = max(most, sum(r() is not None for r in alive))
 
     grid_swaths(many(), degrees(8, 49, 20, 54, 0.5))
-    assert most <= 1
+    assert most == 0
+
+
+#: Grids the file named ten times over (twice: the second call finds the allocator's pools as they will stay), then
+#: forty times, and prints the peak of memory in kB after each.
+PEAK = """
+import resource, sys
+from geosr.swath import open_swaths
+for times in (10, 10, 40):
+    open_swaths(times * sys.argv[1:], bbox=(-180, -60, 180, 60), resolution=1)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in other units elsewhere")
+def test_memory_does_not_grow_with_the_number_of_files(tmp_path):
+    """Four times as many: less than two swaths more, of the thirty it would be if they were kept."""
+    one = orbit_file(tmp_path / "one.nc", 200, 450)
+    swath_kb = 200 * 450 * 4 * (4 + 4 + 1) / 1024
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", PEAK, str(one)], capture_output=True, text=True, env=env)
+    _, before, after = map(int, done.stdout.split())
+    assert after - before < 2 * swath_kb, done.stderr
+
+
+class Files:
+    """Stands for read_swath: counts what it is asked for and what of it is still there."""
+
+    def __init__(self):
+        self.read, self.alive, self.most = [], [], 0
+
+    def __call__(self, path, **options):
+        if path == "broken":
+            raise InputError("broken")
+        lon, lat = mesh(10 + len(self.read) % 4, 50, 3, 3, 0.1)
+        located = Extent(asked=options["bbox"])
+        located.add(rings(lon), rings(lat))
+        one = replace(make(rings(lon), rings(lat), source=path), located=located)
+        self.read.append(path)
+        self.alive.append(weakref.ref(one))
+        self.most = max(self.most, sum(r() is not None for r in self.alive))
+        return one
+
+
+@pytest.mark.parametrize(("grid", "times"), [({"bbox": (8, 49, 20, 54), "resolution": 0.5}, 1), ({}, 2)])
+def test_files_are_read_in_order_and_as_seldom_as_can_be(monkeypatch, grid, times):
+    """Once where the grid is given, and with one more in memory than the one that is being gridded."""
+    files = Files()
+    monkeypatch.setattr("geosr.reading.s5p_l2.read_swath", files)
+    out = swath_module.open_swaths([*"abcdefgh"], **grid)
+    assert files.read == [*"abcdefgh"] * times
+    assert out.attrs["source"] == "a, b, c, d, e, f, g, h"
+    assert files.most == 2
+
+
+def test_a_broken_file_among_many_is_an_error_after_those_before(monkeypatch):
+    files = Files()
+    monkeypatch.setattr("geosr.reading.s5p_l2.read_swath", files)
+    with pytest.raises(InputError, match="broken"):
+        swath_module.open_swaths(["a", "b", "broken", "d"], bbox=(8, 49, 20, 54), resolution=0.5)
+    assert files.read == ["a", "b"]
 
 
 @pytest.mark.parametrize("crs", ["EPSG:3035", "EPSG:32632", "EPSG:3995"])

@@ -11,6 +11,7 @@ import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 
+from geosr import units
 from geosr.errors import GeosrWarning, InputError
 from geosr.units import convert, factor, parse, plausibility
 
@@ -136,6 +137,11 @@ def test_unknown(text):
 def test_no_text_breaks_it(text):
     with contextlib.suppress(InputError):
         assert parse(text).si > 0
+
+
+@pytest.mark.parametrize("text", units._READY)
+def test_the_commonest_are_what_pint_makes_of_them(text):
+    assert parse(text) == units._parsed(text)
 
 
 def test_factor_against_the_definitions():

@@ -99,7 +99,7 @@ def reading_options(function: F) -> F:
 #: Which implementation runs a network.
 engine_option = click.option(
     "--engine",
-    type=click.Choice(["auto", "onnx", "tensorflow"]),
+    type=click.Choice(["auto", "native", "onnx", "tensorflow"]),
     default="auto",
     show_default=True,
     help="What runs the model.",
@@ -116,7 +116,13 @@ output_options = _apply(
             multiple=True,
             help="GDAL creation option of the COG.",
         ),
-        click.option("--workers", type=click.IntRange(1), metavar="N", help="Threads. Default: one per core."),
+        click.option("--threads", type=click.IntRange(1), metavar="N", help="Threads. Default: one per core."),
+        click.option(
+            "--workers",
+            type=click.IntRange(1),
+            metavar="N",
+            help="Compute in N processes of one thread each, instead of in threads (dask.distributed).",
+        ),
         click.option(
             "--scheduler",
             metavar="ADDRESS",

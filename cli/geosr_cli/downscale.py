@@ -89,6 +89,7 @@ def command(
             dry_run=dry_run,
             creation_options=dict(creation_options),
             progress=progress,
+            say=reporter.say,
             **options,
         )
     reporter.finish(reports)

@@ -41,5 +41,12 @@ def command(
 
     reporter = Reporter(as_json=as_json, quiet=quiet, verbose=verbose)
     with reporter.listening(), reporter.progress("grid") as progress:
-        report = grid_files(inputs, output, creation_options=dict(creation_options), progress=progress, **options)
+        report = grid_files(
+            inputs,
+            output,
+            creation_options=dict(creation_options),
+            progress=progress,
+            say=reporter.say,
+            **options,
+        )
     reporter.finish([report])

@@ -6,6 +6,7 @@ Nothing of geosr is imported before a command runs, so that ``geosr --help`` ans
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import os
 import signal
@@ -68,7 +69,7 @@ def _report_failure(error: Exception) -> int:
         _say("the working folder is gone; change to one that exists")
         return EXIT_OUTPUT
     if isinstance(error, MemoryError):
-        _say("out of memory; use a smaller --tile or fewer --workers")
+        _say("out of memory; use a smaller --tile, or fewer --threads or --workers")
         return EXIT_RESOURCES
     _say(f"a bug in geosr: {type(error).__name__}: {error}; run again with --debug and report what it prints")
     return EXIT_BUG
@@ -145,6 +146,8 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(EXIT_PIPE)
+    finally:
+        gc.freeze()  # what is still there goes with the process: taking it apart, cycle by cycle, takes 0.3 s
 
 
 if __name__ == "__main__":

@@ -125,16 +125,7 @@ def _open_grid(
     from geosr.reading.field import is_count, to_dataset
     from geosr.reading.times import select
 
-    kind = kind_of(path)
-
-    def read(name: str | None) -> Raw:
-        if kind == "tiff":
-            from geosr.reading import geotiff
-
-            return geotiff.read(path, name, crs)
-        from geosr.reading import netcdf
-
-        return netcdf.read(path, kind, name, crs)
+    read = _reader(path, crs)
 
     def dataset(raw: Raw, units: str | None, input_units: str | None, companion: bool = False) -> xr.Dataset:
         raw = select(raw, time, level)
@@ -154,6 +145,18 @@ def _open_grid(
     if kept:
         ds[raw.name].attrs["ancillary_variables"] = " ".join(kept)
     return ds
+
+
+def _reader(path: Path, crs: object) -> Callable[[str | None], Raw]:
+    """From the name of a variable or band to the field."""
+    kind = kind_of(path)
+    if kind == "tiff":
+        from geosr.reading import geotiff
+
+        return lambda name: geotiff.read(path, name, crs)
+    from geosr.reading import netcdf
+
+    return netcdf.reader(path, kind, crs)
 
 
 def companions(raw: Raw) -> list[str]:

@@ -20,7 +20,7 @@ from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
 
 from geosr.errors import GeosrWarning, InputError
-from geosr.grid import axis_step, spatial_dims
+from geosr.grid import axis_of, axis_step, spatial_dims
 from geosr.reading.crs import as_crs, from_grid_mapping, keeps_own
 from geosr.reading.store import Store, Variable
 
@@ -53,7 +53,7 @@ def find_axes(store: Store, v: Variable) -> tuple[str, str, dict[str, xr.DataArr
     probe = xr.DataArray(da.empty(v.shape), dims=v.dims)
     # Under the coordinate's own name ("lat" along "rows"), which is what tells y from x.
     for dim, axis in axes.items():
-        probe = probe.assign_coords({dim: (dim, axis.values, axis.attrs)})
+        probe = probe.assign_coords({dim: axis_of(dim, axis.values, axis.attrs)})
     names = {dim: str(c.name) for dim, c in axes.items()}
     if len(set(names.values()) | (set(v.dims) - set(names))) == len(v.dims):
         probe = probe.rename({d: n for d, n in names.items() if d != n})

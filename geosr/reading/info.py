@@ -21,7 +21,7 @@ from geosr.errors import GeosrWarning, InputError, ModelError, blame
 from geosr.grid import cell_size_m, check_scale, geobox_of, refine
 from geosr.reading import open_no2
 from geosr.reading.gate import check_path, kind_of
-from geosr.reading.values import sample
+from geosr.reading.values import sample, threads
 from geosr.variables import main_variable
 
 
@@ -226,7 +226,7 @@ def _statistics(main: xr.DataArray) -> dict[str, float | None]:
 
     data = main.data if isinstance(main.data, da.Array) else da.from_array(np.asarray(main.data))
     n, low, high = dask.compute(
-        da.isfinite(data).sum(), da.nanmin(data), da.nanmax(data), scheduler="threads"
+        da.isfinite(data).sum(), da.nanmin(data), da.nanmax(data), scheduler=threads
     ) if data.size else (0, np.nan, np.nan)  # fmt: skip
     seen = sample(data)
     seen = seen[np.isfinite(seen)]

@@ -6,7 +6,7 @@ What is in the file and which variable is meant is decided here; ``store`` reads
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import dask.array as da
@@ -28,33 +28,37 @@ _CHUNK_CELLS = 1024 * 1024
 _MOST_CHUNK_CELLS = 16 * _CHUNK_CELLS
 
 
-def read(path: Path, kind: str, variable: str | None = None, crs: object = None) -> Raw:
-    """The field in a NetCDF or HDF5 file.
+def reader(path: Path, kind: str, crs: object = None) -> Callable[[str | None], Raw]:
+    """The fields in a NetCDF or HDF5 file, whose structure is looked at once.
 
     Parameters
     ----------
     kind : as :func:`geosr.reading.gate.kind_of` says.
-    variable : its name, with groups if need be.
     crs : declares the CRS of projected coordinates that come without.
 
-    Raises
-    ------
-    InputError
-        No gridded variable, several that may be meant, uneven or absent coordinates, no CRS, bad packing.
+    Returns
+    -------
+    A function from the name of a variable, with groups if need be (None: the one that is meant), to its field. It
+    raises :class:`InputError` for no gridded variable, several that may be meant, uneven or absent coordinates, no
+    CRS, bad packing.
     """
     store = open_store(path, kind)
     gridded = gridded_variables(store)
     candidates = candidates_of(gridded)
-    if variable is not None:
-        _check_named(store, gridded, variable)
-    if not gridded:
-        raise _nothing_gridded(store)
-    chosen = choose(candidates, variable)
-    found = gridded[chosen.name]
-    if 0 in found.variable.shape:
-        empty = [d for d, n in zip(found.variable.dims, found.variable.shape, strict=True) if n == 0]
-        raise InputError(f"variable {chosen.name!r} is empty: dimension {empty[0]!r} has length 0", "download it again")
-    return _raw(store, found, crs, chosen.is_no2)
+
+    def read(variable: str | None) -> Raw:
+        if variable is not None:
+            _check_named(store, gridded, variable)
+        if not gridded:
+            raise _nothing_gridded(store)
+        chosen = choose(candidates, variable)
+        found = gridded[chosen.name]
+        if 0 in found.variable.shape:
+            empty = next(d for d, n in zip(found.variable.dims, found.variable.shape, strict=True) if n == 0)
+            raise InputError(f"{chosen.name!r} is empty: dimension {empty!r} has length 0", "download it again")
+        return _raw(store, found, crs, chosen.is_no2)
+
+    return read
 
 
 def candidates_of(gridded: Mapping[str, Gridded]) -> list[Candidate]:

@@ -2,11 +2,12 @@
 
 Made for S5P NO2 (OFFL, NRTI, RPRO), whole or cut by subset tools that drop, move or rename groups; other S5P
 products and other sensors' NetCDF L2 files are read where the variable is named. What is not asked for is not read.
-netCDF-C is not thread-safe: call this from one thread (or under one lock).
+netCDF-C is not thread-safe: files are read under xarray's lock.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import warnings
@@ -35,6 +36,7 @@ _NOT_DATA = re.compile(
     r"(?i)precision|uncertainty|error|std(dev)?$|qa_value|flag|angle|latitude|longitude|geolocation|altitude|"
     r"classification|number_of|kernel|_idx$|chi_?square|degrees_of_freedom|radius|^(delta_)?time"
 )
+_SCANLINES = 64  # that tell the size of a pixel
 _HUGE = 1e30  # fill values beyond this need no declaration: 9.97e36, 1e36, -1.27e30
 _PRODUCT = re.compile(r"S5P_(?P<mode>[A-Z]{4})_L2__(?P<gas>[A-Z0-9_]{6})_(?P<start>\d{8}T\d{6})_(?P<end>\d{8}T\d{6})_")
 
@@ -106,12 +108,15 @@ def _named(path: str, variable: Any, names: str) -> list[Any]:
     return [v for _, v in _find([(path, variable)], _BOUNDS.format(names))]
 
 
-def _open(path: str | os.PathLike[str]) -> Any:
+@contextlib.contextmanager
+def _open(path: str | os.PathLike[str]) -> Iterator[Any]:
     import netCDF4
+    from xarray.backends.netCDF4_ import NETCDF4_PYTHON_LOCK
 
     if kind_of(check_path(path)) == "tiff":
         raise InputError("a GeoTIFF is no swath", "geosr downscale takes it as it is", path)
-    return guarded(lambda: netCDF4.Dataset(os.fspath(path)), path)
+    with NETCDF4_PYTHON_LOCK, guarded(lambda: netCDF4.Dataset(os.fspath(path)), path) as data:
+        yield data
 
 
 def is_swath(path: str | os.PathLike[str]) -> bool:
@@ -345,7 +350,8 @@ def _corners(
             values = _values(v)
             values = np.moveaxis(values, values.shape.index(4) if values.shape[-1] != 4 else -1, -1)
             values = values.reshape(*lat.shape, 4)
-            out.append(np.where(np.abs(values) <= limit, values, np.nan))
+            values[~(np.abs(values) <= limit)] = np.nan
+            out.append(values)
         return out[1], out[0], f"pixel corners from {bounds[0].name}, {bounds[1].name}"
     width = None
     if min(lat.shape) < 2:
@@ -374,8 +380,12 @@ def _declared_width(data: Any, shape: Sequence[int]) -> float | None:
 
 
 def _pixel_size(clon: np.ndarray, clat: np.ndarray) -> tuple[float, float]:
-    """Median length along and tenth percentile across: the across-track size grows from nadir to the edges."""
-    points = unit_vectors(clon, clat)
+    """Median length along and tenth percentile across: the across-track size grows from nadir to the edges.
+
+    Of some dozens of scanlines, spread over the swath: they are alike, and all would take longer than the gridding.
+    """
+    step = max(1, len(clon) // _SCANLINES)
+    points = unit_vectors(clon[::step], clat[::step])
     first, second = (
         (
             np.linalg.norm(points[..., a, :] - points[..., b, :], axis=-1)

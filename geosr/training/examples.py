@@ -10,7 +10,10 @@ same residual, scaled (:mod:`geosr.models.keras_network`). Other networks get th
 
 from __future__ import annotations
 
+import copy
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -180,6 +183,38 @@ class Sampler:
             return self.scaler.offset, self.scaler.scale
         spread = max(float(inner.std()), _FLAT * float(np.abs(inner).max()), 1e-12)
         return float(inner.mean()), spread
+
+
+class Ahead:
+    """The batches of a sampler, each made in a thread while the one before is learnt from.
+
+    Attributes
+    ----------
+    rng : as the sampler's would be after the last batch that was asked for; leaving the context leaves that one so.
+    """
+
+    def __init__(self, sampler: Sampler) -> None:
+        self.rng = copy.deepcopy(sampler.rng)
+        self._sampler = sampler
+        self._thread = ThreadPoolExecutor(1)
+        self._coming: Future[tuple[Batch, Any]] | None = None
+
+    def batch(self) -> Batch:
+        """The next examples."""
+        coming = self._coming or self._thread.submit(self._make)
+        made, self.rng.bit_generator.state = coming.result()
+        self._coming = self._thread.submit(self._make)
+        return made
+
+    def _make(self) -> tuple[Batch, Any]:
+        return self._sampler.batch(), self._sampler.rng.bit_generator.state
+
+    def __enter__(self) -> Ahead:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.shutdown(wait=True)
+        self._sampler.rng.bit_generator.state = self.rng.bit_generator.state
 
 
 @dataclass(frozen=True)

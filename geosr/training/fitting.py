@@ -25,6 +25,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from geosr import interpolate
 from geosr.errors import GeosrError, ModelError, OutputError
 from geosr.models import keras_network
 from geosr.models.architectures import Architecture, architecture
-from geosr.training.examples import Batch, Sampler
+from geosr.training.examples import Ahead, Batch, Sampler
 from geosr.training.recipe import Recipe, Schedule
 from geosr.writing.atomic import explain
 
@@ -115,7 +116,7 @@ class Checkpoint:
         self.folder = folder
         self.key = key
 
-    def save(self, phase: str, state: State, variables: list[Any], sampler: Sampler) -> None:
+    def save(self, phase: str, state: State, variables: list[Any], sampler: Sampler | Ahead) -> None:
         """Write the state of ``phase``, next to the old one, then in its place; :class:`OutputError` if that fails."""
         head = {
             "key": self.key,
@@ -206,10 +207,11 @@ class Refiner:
         import tensorflow as tf
 
         if self.arch.coarse:
-            return self.model(_inner(coarse, halo - self.arch.reach), training=training)
+            return tf.cast(self.model(_inner(coarse, halo - self.arch.reach), training=training), tf.float32)
         fine = tf.nn.depth_to_space(self._bicubic(coarse), self.scale)
         rim = (halo - interpolate.RADIUS) * self.scale - self.arch.reach
-        return tf.nn.space_to_depth(self.model(_inner(fine, rim), training=training), self.scale)
+        found = tf.cast(self.model(_inner(fine, rim), training=training), tf.float32)
+        return tf.nn.space_to_depth(found, self.scale)
 
     def error(self, coarse: Any, truth: Any, halo: int, training: bool = False) -> Any:
         """Prediction minus truth (n, K, K, scale ** 2), after conservation where that is on."""
@@ -255,14 +257,16 @@ def fit(
 
     Returns
     -------
-    The trained network, and the curve.
+    The trained network, which computes in float32 whatever ``schedule.precision`` it was trained in, and the curve.
     """
     import keras
     import tensorflow as tf
 
     arch, scale = architecture(recipe.network.architecture), recipe.scale
     keras.utils.set_random_seed(recipe.seed)
-    model = keras_network.build(arch, 1, scale=scale, equivariant=recipe.network.equivariant, seed=recipe.seed)
+    build = partial(keras_network.build, arch, 1, scale=scale, equivariant=recipe.network.equivariant, seed=recipe.seed)
+    with _computed_in(recipe.schedule.precision):
+        model = build()
     if recipe.network.init:
         _start_from(model, recipe.network.init)
     refiner = Refiner(model, arch, scale, residual=recipe.network.residual, conserve=recipe.loss.conserve)
@@ -278,7 +282,23 @@ def fit(
 
     looks = None if validation is None else [validation.batch() for _ in range(VALIDATION_BATCHES)]
     curve = _loop("model", model, loss, sampler, recipe.schedule, looks, report, checkpoint, tick)
+    if recipe.schedule.precision != "float32":
+        refiner.model = build()
+        refiner.model.set_weights(model.get_weights())
     return refiner, curve
+
+
+@contextlib.contextmanager
+def _computed_in(policy: str) -> Iterator[None]:
+    """Networks that are built here compute by Keras's dtype policy of that name."""
+    import keras
+
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def _start_from(model: Any, name: str) -> None:
@@ -356,26 +376,27 @@ def _loop(
     variables = [*weights, *optimizer.variables]
     state = State() if checkpoint is None else checkpoint.load(phase, variables, sampler)
     recent: list[float] = []
-    for number in _steps(state, schedule):
-        recent.append(float(step(*vars(sampler.batch()).values())))
-        if not np.isfinite(recent[-1]):
-            raise ModelError(f"the loss is {recent[-1]} at step {number}", "lower the learning rate")
-        if tick is not None:
-            tick(phase, number, recent[-1])
-        state.step = number
-        looking = number % schedule.validate_every == 0 or number == schedule.steps
-        if looking or number % _REPORT_EVERY == 0:
-            value = None
-            if looking and looks is not None:
-                value = float(np.mean([look(*vars(b).values()) for b in looks]))
-                if value < state.best:
-                    state.best, state.best_step, state.best_weights = value, number, model.get_weights()
-            state.curve.append(Row(phase, number, float(np.mean(recent)), value))
-            recent = []
-            if looking and checkpoint is not None:
-                checkpoint.save(phase, state, variables, sampler)
-            if report is not None:
-                report(state.curve[-1])
+    with Ahead(sampler) as batches:
+        for number in _steps(state, schedule):
+            recent.append(float(step(*vars(batches.batch()).values())))
+            if not np.isfinite(recent[-1]):
+                raise ModelError(f"the loss is {recent[-1]} at step {number}", "lower the learning rate")
+            if tick is not None:
+                tick(phase, number, recent[-1])
+            state.step = number
+            looking = number % schedule.validate_every == 0 or number == schedule.steps
+            if looking or number % _REPORT_EVERY == 0:
+                value = None
+                if looking and looks is not None:
+                    value = float(np.mean([look(*vars(b).values()) for b in looks]))
+                    if value < state.best:
+                        state.best, state.best_step, state.best_weights = value, number, model.get_weights()
+                state.curve.append(Row(phase, number, float(np.mean(recent)), value))
+                recent = []
+                if looking and checkpoint is not None:
+                    checkpoint.save(phase, state, variables, batches)
+                if report is not None:
+                    report(state.curve[-1])
     if schedule.patience and state.best_weights:
         model.set_weights(state.best_weights)
     return state.curve

@@ -20,6 +20,7 @@ from geosr.training.checks import Box, boxes_of, dates_of, is_number, is_whole, 
 
 LOSSES = ("charbonnier", "mse")
 DECAYS = ("cosine", "constant")
+PRECISIONS = ("float32", "mixed_bfloat16")
 
 
 @dataclass(frozen=True)
@@ -223,6 +224,8 @@ class Schedule:
     validate_every : steps between looks at the validation sets, and between checkpoints.
     patience : looks without a better validation loss after which training stops, with the best weights; 0 never
         stops early, and keeps the last weights.
+    precision : what the network is computed in: "float32", or "mixed_bfloat16" (weights and loss stay float32), which
+        pays where the processor or GPU multiplies bfloat16.
     """
 
     steps: int = 4000
@@ -230,6 +233,7 @@ class Schedule:
     validate_every: int = 250
     patience: int = 0
     decay: str = "cosine"
+    precision: str = "float32"
 
 
 @dataclass(frozen=True)
@@ -294,6 +298,8 @@ class Recipe:
             rate = table.learning_rate
             require(0 < rate < math.inf, f"{part}.learning_rate", rate, "use a number above 0")
         require(self.schedule.decay in DECAYS, "schedule.decay", self.schedule.decay, f"use {' or '.join(DECAYS)}")
+        precision = self.schedule.precision
+        require(precision in PRECISIONS, "schedule.precision", precision, f"use {' or '.join(PRECISIONS)}")
         every, patience = self.schedule.validate_every, self.schedule.patience
         require(every > 0, "schedule.validate_every", every, "use 1 or more")
         require(bool(self.train or self.simulate), "train", [], "add a [[train]] or [[simulate]] table")

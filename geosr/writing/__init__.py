@@ -2,8 +2,9 @@
 
 The suffix chooses the format: ``.tif`` a Cloud-Optimised GeoTIFF with its QGIS style (:mod:`~geosr.writing.cog`,
 :mod:`~geosr.writing.style`), ``.nc`` CF NetCDF (:mod:`~geosr.writing.netcdf`), ``.zarr`` the same content as a Zarr
-store (:mod:`~geosr.writing.zarr`). What they share: the data pass (:mod:`~geosr.writing.stream`), the CF content
-(:mod:`~geosr.writing.cf`), and appearing whole or not at all (:mod:`~geosr.writing.atomic`).
+store (:mod:`~geosr.writing.zarr`). What they share: the data pass (:mod:`~geosr.writing.stream`, by threads or on a
+cluster, :mod:`~geosr.writing.cluster`), the CF content (:mod:`~geosr.writing.cf`), and appearing whole or not at all
+(:mod:`~geosr.writing.atomic`).
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 from geosr.errors import OutputError, UsageError, blame
 from geosr.provenance import Provenance
 from geosr.writing.atomic import SUFFIXES, Staging, check_target, format_of, sidecars
-from geosr.writing.stream import Ledger, Plan, Statistics, plan
+from geosr.writing.ledger import Ledger, Statistics
+from geosr.writing.stream import Plan, plan
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -69,7 +71,9 @@ def write(
     ----------
     ds : lazy dataset on one grid (:func:`geosr.grid.geobox_of` finds it); ``main`` with dims (y, x) or
         (time or band, y, x), NaN for nodata, and ancillary variables on the same grid. Chunks are computed one by
-        one and dropped when written: memory is bounded by chunks and threads.
+        one and dropped when written: memory is bounded by chunks and threads. All variables at one place are written
+        by one task, so that work they share is done once. Chunks that begin at multiples of 512 cells and have 1024
+        or more are written as they are; others are cut anew first.
     path : the suffix chooses the format.
     main : name of the main variable.
     provenance : or a function of the scalars that gives it, called once after the last tile has been computed.
@@ -78,13 +82,17 @@ def write(
     overwrite : replace an existing output.
     creation_options : of GDAL's COG driver for a GeoTIFF; ``ZLEVEL`` for NetCDF.
     progress : called with the number of main-variable cells that have just landed; the calls sum up to its size.
-    scheduler : as for ``dask.compute``. With a distributed client, workers compute and this process writes.
+    scheduler : as for ``dask.compute``. With a distributed client, workers compute and write, into the folder of
+        ``path``, which all must see; no array comes through this process, or through the scheduler, but those that
+        ``ds`` holds in memory.
 
     Raises
     ------
     UsageError, OutputError
-        See :func:`~geosr.writing.atomic.check_target`; OutputError too when the writing fails or what was written
-        does not read back. Nothing is left then, and an old output stays.
+        See :func:`~geosr.writing.atomic.check_target`; OutputError too when the writing fails, when what was written
+        does not read back, or a worker does not see the folder. Nothing is left then, and an old output stays.
+    ResourceError
+        A cluster without workers, without scheduler, or without this geosr (:mod:`~geosr.writing.cluster`).
 
     Errors of the computation (an unreadable input, a model) pass through unchanged.
     """
@@ -140,14 +148,16 @@ _Made = tuple[tuple[Path, ...], Ledger, Provenance]
 
 
 def _geotiff(job: Plan, target: Path, overwrite: bool, **how: Any) -> _Made:
-    from geosr.writing.cog import write_cog
+    import rasterio
+
+    from geosr.writing.cog import CACHE_BYTES, write_cog
     from geosr.writing.style import qml, robust_range
 
     beside = sidecars(target)
     style = beside.pop(".qml")
     with Staging(target, overwrite) as staging:
         made, ledger, final = write_cog(job, staging, **how)
-        with staging.explained():
+        with staging.explained(), rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES):
             layers = job.main.shape[0] if job.main.ndim == 3 else 1
             low, high = robust_range(made, range(1, layers + 1))
             text = staging.path("made.qml")

@@ -188,7 +188,7 @@ class Staging(contextlib.AbstractContextManager):
 
 def _remove(folder: Path) -> None:
     """Remove ``folder``; a library's threads (zarr has some) may still be writing into it for a moment."""
-    for pause in (0.0, 0.01, 0.1, 0.5):
+    for pause in (0.0, 0.01, 0.1, 0.5, 1.0, 2.0):
         time.sleep(pause)
         shutil.rmtree(folder, ignore_errors=True)
         if not folder.exists():

@@ -3,12 +3,19 @@
 xarray writes the small part (coordinates, bounds, grid mapping); the data go through netCDF4, one window at a
 time, under xarray's own lock for the HDF5 library, which crashes when two threads are inside it: the input may be
 read through it at the same time.
+
+HDF5 has one writer, so compression is not parallel. On a cluster, workers leave their tiles uncompressed in the staging
+folder, and this process takes them from there one by one: nothing but names travels through the scheduler. Large
+outputs of a cluster are better written to .zarr or .tif.
 """
 
 from __future__ import annotations
 
+import math
 import os
+import secrets
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +25,8 @@ from geosr.errors import OutputError, UsageError
 from geosr.provenance import Provenance
 from geosr.writing.atomic import Staging, closing, disk_full, is_full
 from geosr.writing.cf import Content, content, global_attrs
-from geosr.writing.stream import Ledger, Plan, stream
+from geosr.writing.ledger import Ledger
+from geosr.writing.stream import Landed, Place, Plan, Window, distributed_client, stream
 
 # Level 4 of zlib: 1 % larger than level 9 on smooth fields, several times faster.
 _LEVEL = 4
@@ -43,7 +51,21 @@ def chunk_sizes(data: Any, limit: int = _CHUNK) -> tuple[int, ...]:
     none is compressed twice), near ``limit`` cells a side, one layer thick.
     """
     *first, rows, cols = data.chunks
-    return (*(1 for _ in first), _divisor(max(rows), limit), _divisor(max(cols), limit))
+    return (*(1 for _ in first), _divisor(_step(rows), limit), _divisor(_step(cols), limit))
+
+
+def chunked(job: Plan, limit: int = _CHUNK) -> Plan:
+    """``job`` such that :func:`chunk_sizes` are of a good size and each lies in one tile."""
+    for sizes in (job.main.chunks or ())[-2:]:
+        step = _step(sizes)
+        if step < min(limit // 4, max(sizes)) or step % _divisor(step, limit):
+            return job.aligned(limit)
+    return job
+
+
+def _step(sizes: tuple[int, ...]) -> int:
+    """All tiles begin at multiples of this."""
+    return math.gcd(*np.cumsum(sizes[:-1]).tolist()) or max(sizes)
 
 
 def _divisor(n: int, limit: int) -> int:
@@ -67,6 +89,7 @@ def write_netcdf(
     from xarray.backends.netCDF4_ import NETCDF4_PYTHON_LOCK as lock
 
     made = staging.path("made.nc")
+    job = chunked(job)
     what = content(job, attrs)
     with staging.explained():
         what.frame.to_netcdf(made, engine="netcdf4", format="NETCDF4", encoding=what.encoding())
@@ -82,21 +105,55 @@ def write_netcdf(
             os.truncate(made, 0)
             raise
 
-    def put(number: int, lead: int, rows: slice, cols: slice, window: np.ndarray) -> None:
+    def put(place: Place, windows: list[Window]) -> None:
         with lock:
-            variables[number][window_index(job, number, lead, rows, cols)] = window
+            for w in windows:
+                variables[w.field][window_index(job, w.field, w.lead, place.rows, place.cols)] = w.values
 
+    def fetch(landed: Landed) -> None:
+        with staging.explained():
+            put(landed.place, _fetched(staging.path(landed.record), landed))
+
+    sink, take = (put, None) if distributed_client(scheduler) is None else (Scratch(staging.path("")), fetch)
     with closing(close):
         with staging.explained(), lock:
             variables = [_create(target, job, what, n, int(options["ZLEVEL"])) for n in range(len(job.fields))]
         ledger = stream(
-            job, put, dtypes=what.dtypes, explained=staging.explained, progress=progress, scheduler=scheduler
+            job,
+            sink,
+            dtypes=what.dtypes,
+            take=take,
+            with_crc=True,
+            folder=staging.path(""),
+            explained=staging.explained,
+            progress=progress,
+            scheduler=scheduler,
         )
         final = provenance(ledger.scalars)
         with staging.explained(), lock:
             target.setncatts(global_attrs(job, attrs, final))
     _verify(made, job, ledger, staging)
     return made, ledger, final
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """Leaves the windows of a tile, uncompressed, in a file of its own in ``folder`` and gives its name."""
+
+    folder: Path
+
+    def __call__(self, place: Place, windows: list[Window]) -> str:
+        name = f"tile-{secrets.token_hex(8)}.npz"
+        np.savez(self.folder / name, *(w.values for w in windows))
+        return name
+
+
+def _fetched(path: Path, landed: Landed) -> list[Window]:
+    """The windows that :class:`Scratch` left; the file is removed."""
+    with np.load(path) as found:
+        arrays = [found[f"arr_{i}"] for i in range(len(landed.tiles))]
+    path.unlink()
+    return [Window(n, lead, values) for (n, lead, _), values in zip(landed.tiles, arrays, strict=True)]
 
 
 def _create(target: Any, job: Plan, what: Content, number: int, level: int) -> Any:

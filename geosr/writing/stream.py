@@ -1,19 +1,21 @@
-"""Lazy arrays, tile by tile, into a file: computed, checked, counted and dropped.
+"""Lazy arrays, tile by tile, into a file: computed, measured, stored and dropped, in one pass.
 
-A format brings a ``put`` that takes one 2-D window and a ``get`` that reads it back. This module computes the
-dask chunks (nothing holds more of the raster than the chunks being worked on), gives each window to ``put`` under
-one lock, and keeps for each its CRC-32 and its moments: after the file is closed, :meth:`Ledger.verify` reads it
-back and compares, and :meth:`Ledger.statistics` are exact for the data written, whatever the order of the tiles.
+A format brings a *sink*: what is done with all variables of the dataset at one place, in the thread (or on the worker
+of a cluster) that computed them. So there is one terminal task a tile; what its variables share is shared, and nothing
+holds more of the raster than the tiles being worked on. What comes out of the task is small: the moments of each
+window, for statistics that are exact for the data written whatever the order of the tiles, and the sink's own record.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import threading
-import zlib
-from collections.abc import Callable, Hashable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+import uuid
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,20 +24,44 @@ from odc.geo.geobox import GeoBox
 
 from geosr.errors import GeosrError, OutputError, UsageError
 from geosr.grid import geobox_of, spatial_dims
+from geosr.writing.ledger import Ledger, Tile, measure
 
-#: ``put(field, lead, rows, cols, window)`` writes one 2-D window of layer ``lead`` of the ``field``-th variable.
-Put = Callable[[int, int, slice, slice, np.ndarray], None]
-#: ``get(field, lead, rows, cols)`` reads it back.
-Get = Callable[[int, int, slice, slice], np.ndarray]
-
-# Chunks that a distributed run asks for at once: enough to keep workers busy, few enough to hold.
-_BATCH = 64
-
-# Chunk of an array that came without any (it is in memory already).
+# Chunk of an array that came without any (it is in memory already), and of one whose chunks do not fit the file's.
 _DEFAULT_CHUNK = 1024
 
-# Typical block of the formats; only the order of reading back depends on it.
-_BLOCK = 512
+
+@dataclass(frozen=True)
+class Place:
+    """Where a tile lies: layers ``first`` to ``last`` (exclusive), and its rows and columns."""
+
+    first: int
+    last: int
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+    @property
+    def rows(self) -> slice:
+        return slice(self.top, self.bottom)
+
+    @property
+    def cols(self) -> slice:
+        return slice(self.left, self.right)
+
+
+@dataclass(frozen=True)
+class Window:
+    """The values of one layer at a place, in the dtype of the file."""
+
+    field: int
+    lead: int
+    values: np.ndarray
+
+
+#: What is done with a tile: ``sink(place, windows)``, in any order, by several threads at once; picklable where a
+#: cluster computes. Returns a small record.
+Sink = Callable[[Place, list[Window]], Any]
 
 
 @dataclass(frozen=True)
@@ -61,6 +87,29 @@ class Plan:
     @property
     def main(self) -> xr.DataArray:
         return self.fields[0]
+
+    @property
+    def edges(self) -> tuple[tuple[int, ...], ...]:
+        """Where the chunks of the main variable begin and end, along (lead, y, x)."""
+        chunks = self.main.chunks or ()
+        lead = () if self.main.ndim == 3 else ((1,),)
+        return tuple(tuple(np.cumsum((0, *sizes)).tolist()) for sizes in (*lead, *chunks))
+
+    def aligned(self, block: int, least: int = 0) -> Plan:
+        """The same, in chunks that begin at multiples of ``block``, so that no block of the file lies in two.
+
+        Chunks that do are left as they are; those smaller than ``least`` are joined, and those that begin elsewhere are
+        cut anew, to about ``least`` cells (or 1024).
+        """
+        import dask.config
+
+        step = math.gcd(*self.edges[1][1:-1], *self.edges[2][1:-1])
+        if step == 0 or (step % block == 0 and step >= least):
+            return self
+        side = block * max(1, max(least, _DEFAULT_CHUNK) // block)
+        # By tasks: distributed's other way holds on to workers that may be lost, and stores the raster between.
+        with dask.config.set({"array.rechunk.method": "tasks"}):
+            return replace(self, fields=tuple(f.chunk({self.y: side, self.x: side}) for f in self.fields))
 
     def layers(self) -> Iterator[tuple[int, int]]:
         """(field, lead) of every 2-D layer, main variable first."""
@@ -101,198 +150,178 @@ def plan(ds: xr.Dataset, main: str) -> Plan:
 
 
 @dataclass(frozen=True)
-class Statistics:
-    """Moments of the valid values.
+class Landed:
+    """What a terminal task gives back: small, whatever the tile's size."""
 
-    Attributes
-    ----------
-    count : values, NaN included.
-    valid : values that are finite.
-    minimum, maximum, mean, std : of the valid values, float64 (population std, as GDAL); None if there are none.
-    """
-
-    count: int
-    valid: int
-    minimum: float | None
-    maximum: float | None
-    mean: float | None
-    std: float | None
-
-    @property
-    def valid_percent(self) -> float:
-        return 100.0 * self.valid / self.count if self.count else 0.0
+    place: Place
+    tiles: tuple[tuple[int, int, Tile], ...]  # (field, lead, moments)
+    record: Any
 
 
 @dataclass(frozen=True)
-class _Tile:
-    rows: slice
-    cols: slice
-    crc: int
-    count: int
-    valid: int
-    minimum: float
-    maximum: float
-    mean: float
-    m2: float  # sum of squared deviations from the mean
+class _Terminal:
+    """The last task of a tile: cast, measure, sink. Runs in a thread of this process or on a worker."""
 
+    sink: Sink
+    dtypes: tuple[np.dtype, ...]
+    edges: tuple[tuple[int, ...], ...]
+    with_crc: bool
+    explained: Callable[[], AbstractContextManager[None]]
 
-def _crc(window: np.ndarray) -> int:
-    """CRC-32 of the values; all NaNs count as one (their payload bits mean nothing and need not survive)."""
-    window = np.ascontiguousarray(window)
-    if window.dtype.kind == "f":
-        missing = np.isnan(window)
-        if missing.any():
-            window = np.where(missing, window.dtype.type(np.nan), window)
-    return zlib.crc32(window.data)
+    def place(self, block_id: Sequence[int]) -> Place:
+        index = (0, *block_id)[-3:]
+        first, top, left = (edge[i] for edge, i in zip(self.edges, index, strict=True))
+        last, bottom, right = (edge[i + 1] for edge, i in zip(self.edges, index, strict=True))
+        return Place(first, last, top, bottom, left, right)
 
+    def run(self, blocks: Sequence[Any], block_id: Sequence[int]) -> Landed:
+        place = self.place(block_id)
+        windows = [w for number, block in enumerate(blocks) for w in self.windows(number, np.asarray(block), place)]
+        tiles = tuple((w.field, w.lead, measure(w.values, place.rows, place.cols, self.with_crc)) for w in windows)
+        with self.explained():
+            return Landed(place, tiles, self.sink(place, windows))
 
-def _measure(window: np.ndarray, rows: slice, cols: slice) -> _Tile:
-    valid = window[np.isfinite(window)].astype(np.float64)
-    if not valid.size:
-        return _Tile(rows, cols, _crc(window), window.size, 0, math.inf, -math.inf, 0.0, 0.0)
-    mean = valid.mean()
-    m2 = float(np.square(valid - mean).sum())
-    low, high = float(np.min(valid)), float(np.max(valid))
-    return _Tile(rows, cols, _crc(window), window.size, valid.size, low, high, float(mean), m2)
-
-
-@dataclass
-class Ledger:
-    """What has been written so far: checksum and moments of each window, by (field, lead) and by corner."""
-
-    layers: dict[tuple[int, int], dict[tuple[int, int], _Tile]] = field(default_factory=dict)
-    scalars: dict[str, float] = field(default_factory=dict)
-
-    def note(self, number: int, lead: int, tile: _Tile) -> None:
-        self.layers.setdefault((number, lead), {})[tile.rows.start or 0, tile.cols.start or 0] = tile
-
-    def statistics(self, number: int = 0, lead: int | None = None) -> Statistics:
-        """Statistics of one layer, or of all layers of a field.
-
-        The moments of the tiles are merged in the order of their place, pairwise as in Chan, Golub & LeVeque
-        (1983), Algorithms for computing the sample variance, Am. Stat. 37(3), eq. 2.1; so the result does not
-        depend on which tile was done first.
-        """
-        keys = [(number, lead)] if lead is not None else sorted(k for k in self.layers if k[0] == number)
-        tiles = [self.layers[key][corner] for key in keys for corner in sorted(self.layers[key])]
-        count, valid, mean, m2 = sum(t.count for t in tiles), 0, 0.0, 0.0
-        for tile in tiles:
-            if tile.valid:
-                total = valid + tile.valid
-                delta = tile.mean - mean
-                m2 += tile.m2 + delta * delta * valid * tile.valid / total
-                mean += delta * tile.valid / total
-                valid = total
-        if not valid:
-            return Statistics(count, 0, None, None, None, None)
-        low, high = min(t.minimum for t in tiles), max(t.maximum for t in tiles)
-        return Statistics(count, valid, low, high, mean, math.sqrt(m2 / valid))
-
-    def verify(self, get: Get) -> None:
-        """Read every window back and compare its checksum.
-
-        Raises
-        ------
-        OutputError
-            A window differs from what was written.
-        """
-
-        def block_by_block(place: tuple[int, int, int, int]) -> tuple[int, ...]:
-            top, left, number, lead = place
-            return top // _BLOCK, left // _BLOCK, top, left, number, lead
-
-        # All that lies in one block of the file together, so that each block is decompressed once.
-        places = [(*corner, *layer) for layer, tiles in self.layers.items() for corner in tiles]
-        for top, left, number, lead in sorted(places, key=block_by_block):
-            tile = self.layers[number, lead][top, left]
-            if _crc(get(number, lead, tile.rows, tile.cols)) != tile.crc:
-                raise OutputError(
-                    f"what was written reads back differently (layer {lead + 1}, row {top}, column {left})",
-                    "check the disk",
-                )
-
-
-class _Sink:
-    """Where dask stores the chunks of one variable."""
-
-    def __init__(self, number: int, data: xr.DataArray, dtype: np.dtype, stream: _Stream) -> None:
-        self.number, self.dtype, self.stream = number, dtype, stream
-        self.shape, self.ndim = data.shape, data.ndim
-
-    def __setitem__(self, index: tuple[slice, ...], block: Any) -> None:
-        block = np.asarray(block)
+    def windows(self, number: int, block: np.ndarray, place: Place) -> Iterator[Window]:
+        if block.ndim == 2:
+            if place.first:
+                return  # an ancillary variable without the leading dimension goes with the first layers
+            block = block[np.newaxis]
         # A cast of a float64 beyond float32 gives inf, which the field's own inf handling would have to know of.
         with np.errstate(over="ignore"):
-            block = block.astype(self.dtype, copy=False)
-        *first, rows, cols = index
-        leads = range(*first[0].indices(self.shape[0])) if first else range(1)
-        for lead, window in zip(leads, block.reshape(len(leads), *block.shape[-2:]), strict=True):
-            self.stream.land(self.number, lead, rows, cols, window)
+            block = block.astype(self.dtypes[number], copy=False)
+        for lead, values in enumerate(block, start=place.first):
+            yield Window(number, lead, values)
+
+    def __call__(self, *blocks: Any, block_id: Sequence[int]) -> np.ndarray:
+        return _boxed(self.run(blocks, block_id), len(block_id))
+
+
+def _boxed(what: Any, ndim: int) -> np.ndarray:
+    box = np.empty((1,) * ndim, dtype=object)
+    box.flat[0] = what
+    return box
 
 
 @dataclass
-class _Stream:
-    put: Put
-    ledger: Ledger
-    explained: Callable[[], AbstractContextManager[None]]
+class _Landing:
+    """Where the results of terminal tasks come together, in this process."""
+
+    take: Callable[[Landed], None] | None
     progress: Callable[[int], None] | None
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    ledger: Ledger = field(default_factory=Ledger)
+    lock: threading.Condition = field(default_factory=threading.Condition)
+    running: int = 0
     closed: bool = False
 
-    def land(self, number: int, lead: int, rows: slice, cols: slice, window: np.ndarray) -> None:
-        tile = _measure(window, rows, cols)
+    def land(self, landed: Landed) -> None:
         with self.lock:
-            # After a failure or Ctrl-C, tasks that still run must not touch a file that is being removed.
-            if self.closed:
-                raise OutputError("the writing was stopped")
-            with self.explained():
-                self.put(number, lead, rows, cols, window)
-            self.ledger.note(number, lead, tile)
-            if self.progress is not None and number == 0:
-                self.progress(window.size)
+            self._check_open()
+            if self.take is not None:
+                self.take(landed)
+            for number, lead, tile in landed.tiles:
+                self.ledger.note(number, lead, tile)
+            if self.progress is not None:
+                self.progress(sum(tile.count for number, _, tile in landed.tiles if number == 0))
+
+    def _check_open(self) -> None:
+        # After a failure or Ctrl-C, tasks that still run must not touch a file that is being removed.
+        if self.closed:
+            raise OutputError("the writing was stopped")
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        with self.lock:
+            self._check_open()
+            self.running += 1
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.running -= 1
+                self.lock.notify_all()
+
+    def close(self) -> None:
+        """No task begins to write from here on, and none is writing."""
+        with self.lock:
+            self.closed = True
+            self.lock.wait_for(lambda: self.running == 0)
+
+
+@dataclass(frozen=True)
+class _Local(_Terminal):
+    """A terminal task in this process: what it gives lands at once, and nothing is kept."""
+
+    landing: _Landing
+
+    def run(self, blocks: Sequence[Any], block_id: Sequence[int]) -> Any:
+        def guarded(place: Place, windows: list[Window]) -> Any:
+            with self.landing.writing():
+                return self.sink(place, windows)
+
+        plain = _Terminal(guarded, self.dtypes, self.edges, self.with_crc, self.explained)
+        self.landing.land(plain.run(blocks, block_id))
 
 
 def stream(
     job: Plan,
-    put: Put,
+    sink: Sink,
     *,
     dtypes: tuple[np.dtype, ...],
+    take: Callable[[Landed], None] | None = None,
+    with_crc: bool = False,
+    folder: Path | None = None,
     explained: Callable[[], AbstractContextManager[None]] = nullcontext,
     progress: Callable[[int], None] | None = None,
     scheduler: Any = None,
 ) -> Ledger:
-    """Compute the plan's chunks, give each window to ``put``, and the scalars to the ledger.
+    """Compute the plan's chunks, give all that lies at one place to ``sink``, and the scalars to the ledger.
 
     Parameters
     ----------
-    put : called under one lock, in any order.
+    sink : called in the task of the tile, by several threads at once; with a cluster, on its workers (so picklable).
     dtypes : what each field is cast to.
-    explained : wraps ``put``, to turn a library's failure into an OutputError. Errors of the computation itself
-        (of reading the input, of the model) pass through as they are.
-    progress : called under the lock with the number of main-variable cells that have just landed.
+    take : called here, one at a time, with what each task gave back.
+    with_crc : also take the checksum of each window, for :meth:`Ledger.verify`.
+    folder : where the sink writes: workers of a cluster must see it.
+    explained : wraps ``sink``, to turn a library's failure into an OutputError; picklable like it. Errors of the
+        computation itself (of reading the input, of the model) pass through as they are.
+    progress : called, one at a time, with the number of main-variable cells that have just landed.
     scheduler : as for ``dask.compute``; None takes dask's configured one, a distributed client included.
     """
-    import dask.array
+    import dask
 
-    work = _Stream(put, Ledger(), explained, progress)
-    sinks = [_Sink(n, d, np.dtype(t), work) for n, (d, t) in enumerate(zip(job.fields, dtypes, strict=True))]
-    arrays = [d.data for d in job.fields]
-    client = _distributed_client(scheduler)
+    landing = _Landing(take, progress)
+    client = distributed_client(scheduler)
+    parts = (sink, tuple(map(np.dtype, dtypes)), job.edges, with_crc, explained)
+    scalars = list(job.scalars.values())
     try:
+        # In one graph: what the scalars are made of are the tiles that are being stored.
         if client is not None:
-            _store_from_cluster(arrays, sinks, client)
-            found = client.compute(list(job.scalars.values()), sync=True)
+            from geosr.writing.cluster import compute
+
+            found = compute(client, _tasks(job, _Terminal(*parts)), scalars, landing.land, folder)
         else:
-            stored = dask.array.store(arrays, sinks, lock=False, compute=False)  # type: ignore[arg-type]
-            # In one graph: what the scalars are made of are the tiles that are being stored.
-            _, *found = dask.compute(stored, *job.scalars.values(), scheduler=scheduler)
+            _, *found = dask.compute(_tasks(job, _Local(*parts, landing)), *scalars, scheduler=scheduler)
     except BaseException:
-        with work.lock:  # waits for a put in another thread: the file is closed next
-            work.closed = True
+        landing.close()
         raise
-    _check_complete(job, work.ledger)
-    work.ledger.scalars.update(zip(job.scalars, map(float, found), strict=True))
-    return work.ledger
+    _check_complete(job, landing.ledger)
+    landing.ledger.scalars.update(zip(job.scalars, map(float, found), strict=True))
+    return landing.ledger
+
+
+def _tasks(job: Plan, terminal: _Terminal) -> Any:
+    """One task for each place, as a dask array of one object each."""
+    import dask.array as da
+
+    return da.map_blocks(
+        terminal,
+        *(f.data for f in job.fields),
+        dtype=object,
+        chunks=tuple((1,) * n for n in job.main.data.numblocks),
+        meta=np.empty((0,) * job.main.ndim, dtype=object),
+        name=f"write-{uuid.uuid4().hex}",
+    )
 
 
 def _check_complete(job: Plan, ledger: Ledger) -> None:
@@ -302,8 +331,15 @@ def _check_complete(job: Plan, ledger: Ledger) -> None:
             raise GeosrError(f"{cells} cells of layer {lead + 1} were written, of {job.box.shape}", "report this bug")
 
 
-def _distributed_client(scheduler: Any) -> Any:
-    """The distributed client that would run the graph, if any; files are written by this process alone."""
+def threads() -> int:
+    """Threads of this process that dask would use."""
+    import dask.config
+
+    return dask.config.get("num_workers", None) or os.cpu_count() or 1
+
+
+def distributed_client(scheduler: Any) -> Any:
+    """The distributed client that would run the graph, if any."""
     import dask.base
     import dask.config
 
@@ -318,30 +354,3 @@ def _distributed_client(scheduler: Any) -> Any:
         get = dask.base.get_scheduler()
         return getattr(get, "__self__", None) if getattr(get, "__module__", "").startswith("distributed") else None
     return None
-
-
-def _store_from_cluster(arrays: list[Any], sinks: list[_Sink], client: Any) -> None:
-    """Chunks computed by workers, brought here in batches and stored by this process."""
-    from dask import delayed
-    from dask.array.core import slices_from_chunks
-    from distributed import as_completed
-
-    # Chunks of the same place together: the ancillary variables share the main one's work.
-    jobs = sorted(
-        ((place[-2:], number, place, block))  # type: ignore[misc]
-        for number, array in enumerate(arrays)
-        for place, block in zip(
-            [tuple((s.start, s.stop) for s in i) for i in slices_from_chunks(array.chunks)],
-            list(np.ndindex(*array.numblocks)),
-            strict=True,
-        )
-    )
-    for start in range(0, len(jobs), _BATCH):
-        batch = jobs[start : start + _BATCH]
-        lazy = [delayed(np.asarray)(arrays[number].blocks[block]) for _, number, _, block in batch]
-        futures = client.compute(lazy)
-        where = {future.key: (number, place) for future, (_, number, place, _) in zip(futures, batch, strict=True)}
-        for future, block in as_completed(futures, with_results=True):
-            number, place = where[future.key]
-            sinks[number][tuple(slice(a, b) for a, b in place)] = block
-            future.release()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -30,20 +31,22 @@ PERCENTILES = (2.0, 98.0)
 _SAMPLE = 1024
 _LAYERS = 8
 
+# An image so many times larger than the view is not read for it; windows, so many along each axis, are.
+_COARSE = 4
+_WINDOWS = 8
+
 
 def robust_range(path: Path, bands: Sequence[int]) -> tuple[float, float]:
     """2nd and 98th percentile over a reduced view (the overviews) of ``bands`` of a GeoTIFF.
 
-    Of many bands eight, evenly spaced, are looked at. Without any valid value the range is 0 to 1; a constant
-    field gets a range around it.
+    Of many bands eight, evenly spaced, are looked at; of a large file without overviews 64 windows.
+    Without any valid value the range is 0 to 1; a constant field gets a range around it.
     """
     import rasterio
 
     some = [bands[i] for i in np.unique(np.linspace(0, len(bands) - 1, _LAYERS).astype(int))]
     with rasterio.open(path, driver="GTiff") as source:
-        shrink = max(1.0, max(source.shape) / _SAMPLE)
-        shape = tuple(max(1, round(n / shrink)) for n in source.shape)
-        seen = [source.read(band, out_shape=shape) for band in some]
+        seen = [part for band in some for part in _sample(source, band)]
     values = np.concatenate([layer[np.isfinite(layer)] for layer in seen]).astype(np.float64)
     if not values.size:
         return 0.0, 1.0
@@ -54,6 +57,18 @@ def robust_range(path: Path, bands: Sequence[int]) -> tuple[float, float]:
         reach = abs(low) / 2 or 0.5
         low, high = low - reach, low + reach
     return low, high
+
+
+def _sample(source: Any, band: int) -> list[np.ndarray]:
+    """A view of ``band`` of about a million cells, without reading much more than that."""
+    from rasterio.windows import Window
+
+    shrink = max(1.0, max(source.shape) / _SAMPLE)
+    if shrink / max([1, *source.overviews(band)]) <= _COARSE:
+        return [source.read(band, out_shape=tuple(max(1, round(n / shrink)) for n in source.shape))]
+    side = _SAMPLE // _WINDOWS
+    tops, lefts = (np.linspace(0, max(n - side, 0), _WINDOWS).astype(int).tolist() for n in source.shape)
+    return [source.read(band, window=Window(left, top, side, side)) for top in tops for left in lefts]
 
 
 def qml(low: float, high: float, unit: str = "", band: int = 1) -> str:

@@ -3,12 +3,16 @@
 Format 2 with consolidated metadata: every Zarr library reads it, and GDAL (hence QGIS) since 3.4, while GDAL 3.10
 rejects what zarr-python writes in format 3, whose consolidated metadata are not in its specification either.
 Compression is Blosc with Zstandard and shuffle, checked with GDAL's driver in rasterio's wheels. Chunks are whole
-fractions of the tiles: several processes may write different tiles at once without touching one chunk twice.
+fractions of the tiles, so threads, and workers of a cluster, write their own tiles at once and none touches a chunk of
+another's.
 """
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,8 +22,9 @@ from geosr.errors import OutputError
 from geosr.provenance import Provenance
 from geosr.writing.atomic import Staging, disk_full, is_full, require_zarr
 from geosr.writing.cf import Content, content, global_attrs
-from geosr.writing.netcdf import chunk_sizes, window_index
-from geosr.writing.stream import Ledger, Plan, stream
+from geosr.writing.ledger import Ledger
+from geosr.writing.netcdf import chunk_sizes, chunked, window_index
+from geosr.writing.stream import Place, Plan, Window, stream, threads
 
 _FORMAT: Literal[2] = 2
 
@@ -38,22 +43,60 @@ def write_zarr(
     import zarr
 
     made = staging.path("made.zarr")
+    job = chunked(job)
     what = content(job, attrs)
     with staging.explained():
         what.frame.to_zarr(made, mode="w", zarr_format=_FORMAT, consolidated=False, encoding=_encoding(what))
         group = zarr.open_group(made, mode="a", zarr_format=_FORMAT)
-        arrays = [_create(group, job, what, number) for number in range(len(job.fields))]
-
-    def put(number: int, lead: int, rows: slice, cols: slice, window: np.ndarray) -> None:
-        arrays[number][window_index(job, number, lead, rows, cols)] = window
-
-    ledger = stream(job, put, dtypes=what.dtypes, explained=staging.explained, progress=progress, scheduler=scheduler)
+        for number in range(len(job.fields)):
+            _create(group, job, what, number)
+    names = tuple(str(f.name) for f in job.fields)
+    ledger = stream(
+        job,
+        Regions(made, names, tuple(f.ndim for f in job.fields)),
+        dtypes=what.dtypes,
+        with_crc=True,
+        folder=staging.path(""),
+        explained=staging.explained,
+        progress=progress,
+        scheduler=scheduler,
+    )
     final = provenance(ledger.scalars)
     with staging.explained():
         group.attrs.update(global_attrs(job, attrs, final))
         zarr.consolidate_metadata(made, zarr_format=_FORMAT)
     _verify(made, job, ledger, staging)
     return made, ledger, final
+
+
+@dataclass(frozen=True)
+class Regions:
+    """Writes a tile into the arrays ``names``, of so many dimensions, of the store ``made``."""
+
+    made: Path
+    names: tuple[str, ...]
+    ndims: tuple[int, ...]
+
+    def __call__(self, place: Place, windows: list[Window]) -> None:
+        mark = self.made / ".zgroup"
+        if not mark.exists():
+            hint = "workers need a file system that they share with this machine"
+            raise OutputError(f"the folder {self.made.parent} is not there for a worker", hint)
+        arrays = _arrays(self.made, self.names)
+        for w in windows:
+            index = (w.lead, place.rows, place.cols) if self.ndims[w.field] == 3 else (place.rows, place.cols)
+            arrays[w.field][index] = w.values
+        if not mark.exists():
+            # The run was stopped meanwhile and its folder removed; zarr has made it anew.
+            shutil.rmtree(self.made.parent, ignore_errors=True)
+
+
+@lru_cache(4)
+def _arrays(made: Path, names: tuple[str, ...]) -> list[Any]:
+    import zarr
+
+    group = zarr.open_group(made, mode="r+", zarr_format=_FORMAT)
+    return [group[name] for name in names]
 
 
 def _encoding(what: Content) -> dict[Any, dict[str, Any]]:
@@ -64,11 +107,11 @@ def _encoding(what: Content) -> dict[Any, dict[str, Any]]:
     }
 
 
-def _create(group: Any, job: Plan, what: Content, number: int) -> Any:
+def _create(group: Any, job: Plan, what: Content, number: int) -> None:
     from numcodecs import Blosc
 
     data, dtype = job.fields[number], what.dtypes[number]
-    return group.create_array(
+    group.create_array(
         str(data.name),
         shape=data.shape,
         chunks=tuple(min(c, n) for c, n in zip(chunk_sizes(data), data.shape, strict=True)),
@@ -87,7 +130,7 @@ def _verify(made: Path, job: Plan, ledger: Ledger, staging: Staging) -> None:
         group = zarr.open_group(made, mode="r", zarr_format=_FORMAT)
         arrays: list[Any] = [group[str(f.name)] for f in job.fields]
         try:
-            ledger.verify(lambda f, lead, rows, cols: arrays[f][window_index(job, f, lead, rows, cols)])
+            ledger.verify(lambda f, lead, rows, cols: arrays[f][window_index(job, f, lead, rows, cols)], threads())
         except OutputError as error:
             if is_full(staging.target.parent):
                 raise disk_full(staging.target, staging.target.parent) from error

@@ -1,20 +1,24 @@
 """Gridding against shapely in the same run: the same overlaps, and the ratio of their speeds.
 
+And a whole orbit's file against the way of scripts, netCDF4 and a histogram.
+
 Run with ``pytest tests/benchmarks --benchmark-only -k swath``; ``test_ratio_to_shapely`` runs always.
 """
 
 from __future__ import annotations
 
 import time
+from typing import Any
 
+import netCDF4
 import numpy as np
 import pytest
 import shapely
 from affine import Affine
 from odc.geo.geobox import GeoBox
 
-from geosr.swath import Swath, _accumulate, _plan, _Sums, grid_swaths
-from referee.orbit import orbit_corners, rings
+from geosr.swath import Swath, _accumulate, _plan, _Sums, grid_swaths, open_swaths
+from referee.orbit import orbit_corners, orbit_file, rings
 
 GLOBE = GeoBox((3600, 7200), Affine(0.05, 0, -180, 0, -0.05, 90), "EPSG:4326")
 
@@ -64,6 +68,48 @@ def test_ratio_to_shapely():
     print(f"{rate / 1e6:.2f} Mpixel/s, {theirs / ours:.0f} times shapely")
     assert sums.cells[..., 0].sum() / plan["unit"] * 0.05 == pytest.approx(theirs_total, rel=1e-6)
     assert theirs / ours > 30
+
+
+@pytest.fixture(scope="module")
+def orbit_path(tmp_path_factory):
+    return orbit_file(tmp_path_factory.mktemp("orbit") / "orbit.nc", 4172, 450, compressed=True)
+
+
+def into_buckets(path) -> np.ndarray:
+    """What scripts do: the mean of the pixels whose centres lie in a cell."""
+    with netCDF4.Dataset(path) as file:
+        group = file["PRODUCT"]
+        names = ("latitude", "longitude", "nitrogendioxide_tropospheric_column", "qa_value")
+        lat, lon, value, quality = (np.ma.filled(group[name][0].astype(np.float64), np.nan) for name in names)
+    good = (quality >= 0.75) & np.isfinite(value)
+    where = {"bins": (3600, 7200), "range": ((-90, 90), (-180, 180))}
+    total = np.histogram2d(lat[good], lon[good], weights=value[good], **where)[0]
+    count = np.histogram2d(lat[good], lon[good], **where)[0]
+    with np.errstate(invalid="ignore"):
+        return total / count
+
+
+def test_bench_file(benchmark, orbit_path):
+    """From the file of a whole orbit to the globe at 0.05 degrees: a million pixels a second and core; the ratio to
+    dropping the same pixels into buckets, which reads half as much and knows no footprints."""
+    grid = {"bbox": (-180, -90, 180, 90), "resolution": 0.05}
+    open_swaths(orbit_path, **grid)
+    took: dict[Any, list[float]] = {into_buckets: [], open_swaths: []}
+
+    def timed(call, *args, **options):
+        start = time.process_time()
+        call(*args, **options)
+        took[call].append(time.process_time() - start)
+
+    def run():
+        timed(open_swaths, orbit_path, **grid)
+
+    benchmark.pedantic(run, setup=lambda: timed(into_buckets, orbit_path), rounds=3, iterations=1)
+    ours, theirs = (min(took[call]) for call in (open_swaths, into_buckets))
+    rate = 4172 * 450 / ours / 1e6
+    benchmark.extra_info |= {"megapixels_per_core_second": round(rate, 2), "ratio": round(theirs / ours, 2)}
+    print(f"{rate:.2f} Mpixel/s a core, {theirs / ours:.2f} times the speed of buckets ({theirs:.2f} s)")
+    assert theirs / ours > 0.15
 
 
 def test_bench_orbit(benchmark):

@@ -35,6 +35,27 @@ def rings(nodes: np.ndarray) -> np.ndarray:
     return np.stack([nodes[:-1, :-1], nodes[:-1, 1:], nodes[1:, 1:], nodes[1:, :-1]], axis=-1).reshape(-1, 4)
 
 
+def orbit_file(path, scanlines: int, across: int, compressed: bool = False):
+    """An S5P-like file of one orbit: all pixels good, corners given. Returns ``path``."""
+    import netCDF4
+
+    lon, lat = (v.astype(np.float32) for v in orbit_corners(scanlines, across))
+    shape = (1, scanlines, across)
+    data = {"latitude": (lat[:-1, :-1] + lat[1:, 1:]) / 2, "longitude": lon[:-1, :-1]}
+    data |= {"nitrogendioxide_tropospheric_column": np.random.default_rng(0).normal(5e-5, 2e-5, shape)}
+    data |= {"nitrogendioxide_tropospheric_column_precision": np.full(shape, 1e-5), "qa_value": np.ones(shape)}
+    data |= {"latitude_bounds": rings(lat).reshape(*shape, 4), "longitude_bounds": rings(lon).reshape(*shape, 4)}
+    with netCDF4.Dataset(path, "w") as file:
+        group = file.createGroup("PRODUCT")
+        dims = {"time": 1, "scanline": scanlines, "ground_pixel": across, "corner": 4}
+        for name, n in dims.items():
+            group.createDimension(name, n)
+        for name, values in data.items():
+            along = [*dims][: 4 if "bounds" in name else 3]
+            group.createVariable(name, "f4", along, zlib=compressed, complevel=4)[:] = values
+    return path
+
+
 def sphere_points(lon, lat) -> np.ndarray:
     lo, la = np.radians(lon), np.radians(lat)
     return np.stack([np.cos(la) * np.cos(lo), np.cos(la) * np.sin(lo), np.sin(la)], axis=-1)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rio_cogeo import cog_validate
 
-from geosr.errors import OutputError, UsageError
+from geosr.errors import UsageError
 from geosr.writing import write
 from geosr.writing.cog import cog_options
 
@@ -202,8 +202,8 @@ def test_options_that_do_not_exist_or_change_the_raster_are_refused(options, say
         cog_options(options)
 
 
-def test_what_gdal_refuses_is_an_output_error(tmp_path, dataset, columns, provenance):
-    with pytest.raises(OutputError, match=r"out\.tif: .*MAGIC"):
+def test_a_wrong_option_leaves_nothing(tmp_path, dataset, columns, provenance):
+    with pytest.raises(UsageError, match=r"out\.tif: .*MAGIC"):
         write(
             dataset(columns(600, 600)),
             tmp_path / "out.tif",

@@ -1,4 +1,4 @@
-"""Memory stays bounded by tiles, and a cluster computes while one process writes."""
+"""Memory stays bounded by tiles."""
 
 import os
 import subprocess
@@ -6,11 +6,7 @@ import sys
 import textwrap
 from pathlib import Path
 
-import numpy as np
 import pytest
-import rasterio
-
-from geosr.writing import write
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -57,20 +53,3 @@ def test_peak_does_not_grow_with_the_raster(tmp_path, suffix):
     grown, valid = done.stdout.split()
     assert int(valid) == 6000 * 6000
     assert float(grown) < (240 if suffix == "tif" else 110)
-
-
-@pytest.mark.slow
-def test_workers_compute_and_this_process_writes(tmp_path, dataset, columns, provenance):
-    distributed = pytest.importorskip("distributed")
-    values = columns(2, 150, 130)
-    ds = dataset(values, chunks=32, ancillary=True)
-    landed = []
-    with distributed.Client(n_workers=2, threads_per_worker=1, dashboard_address=None) as client:
-        for scheduler in (client, None):
-            path = tmp_path / f"{scheduler is None}.tif"
-            landed.clear()
-            write(ds, path, main="no2", provenance=provenance, scheduler=scheduler, progress=landed.append)
-            with rasterio.open(path) as done:
-                np.testing.assert_array_equal(done.read([1, 2]), values)
-                np.testing.assert_array_equal(done.read([3, 4]), ds.no2_precision.values)
-            assert sum(landed) == values.size

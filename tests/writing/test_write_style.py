@@ -4,6 +4,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import rasterio
 
 from geosr.writing import write
 from geosr.writing.style import qml, robust_range
@@ -82,3 +83,38 @@ def test_range_of_a_series_covers_its_layers(tmp_path, dataset, provenance):
     values = np.stack([np.full((20, 20), k, np.float32) for k in range(3)])
     write(dataset(values), tmp_path / "out.tif", main="no2", provenance=provenance)
     assert robust_range(tmp_path / "out.tif", range(1, 4)) == (0.0, 2.0)
+
+
+def test_range_of_a_large_file_without_overviews_reads_little_of_it(tmp_path, dataset, provenance, monkeypatch):
+    rng = np.random.default_rng(0)
+    values = rng.normal(5, 1, (1024, 5000)).astype(np.float32)
+    options = {"OVERVIEWS": "NONE", "BLOCKSIZE": 128}
+    path = tmp_path / "o.tif"
+    write(dataset(values, chunks=1024), path, main="no2", provenance=provenance, creation_options=options)
+    cells, real = [], rasterio.open
+
+    class Counting:
+        """Says how many cells are asked for."""
+
+        def __init__(self, *args, **kwargs):
+            self.source = real(*args, **kwargs)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *exc):
+            self.source.close()
+
+        def __getattr__(self, name):
+            return getattr(self.source, name)
+
+        def read(self, band, window=None, out_shape=None):
+            found = self.source.read(band, window=window, out_shape=out_shape)
+            cells.append(self.source.height * self.source.width if window is None else found.size)
+            return found
+
+    monkeypatch.setattr(rasterio, "open", Counting)
+    low, high = robust_range(path, [1])
+    assert (low, high) == pytest.approx(np.percentile(values, [2, 98]), rel=0.02)
+    assert len(cells) == 64
+    assert sum(cells) < values.size / 4

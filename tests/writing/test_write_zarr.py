@@ -74,3 +74,67 @@ def test_creation_options_are_refused(tmp_path, dataset, columns, provenance):
             provenance=provenance,
             creation_options={"COMPRESS": "ZSTD"},
         )
+
+
+@pytest.mark.parametrize(
+    "cuts",
+    [
+        ((512, 516, 300), (512, 512, 304)),
+        ((1536, 1536, 100), (1536, 1000)),
+        ((7,) * 50, (350,)),
+        ((997, 997), (4999, 4999)),
+        ((90,), (70,)),
+    ],
+)
+def test_no_chunk_of_the_store_lies_in_two_tiles(dataset, cuts):
+    """Tiles are written at once by threads and workers that know nothing of each other."""
+    import dask.array as da
+
+    from geosr.writing.netcdf import chunk_sizes, chunked
+    from geosr.writing.stream import plan
+
+    ds = dataset(np.zeros((sum(cuts[0]), sum(cuts[1])), np.float32))
+    ds["no2"] = ds.no2.copy(data=da.zeros((sum(cuts[0]), sum(cuts[1])), chunks=cuts, dtype=np.float32))
+    job = chunked(plan(ds, "no2"))
+    for edges, side in zip(job.edges[1:], chunk_sizes(job.main), strict=True):
+        assert all(edge % side == 0 for edge in edges[:-1])
+        assert side >= min(128, edges[1])
+
+
+def test_many_threads_write_ragged_chunks(tmp_path, dataset, columns, provenance):
+    pytest.importorskip("zarr")
+    import dask
+
+    values = columns(700, 650)
+    with dask.config.set(num_workers=8):
+        write(
+            dataset(values, chunks=((130, 131, 439), (300, 350))),
+            tmp_path / "o.zarr",
+            main="no2",
+            provenance=provenance,
+        )
+    with xr.open_dataset(tmp_path / "o.zarr", engine="zarr") as done:
+        np.testing.assert_array_equal(done.no2, values)
+
+
+def test_a_tile_that_outlives_its_run_removes_what_it_made_anew(tmp_path, dataset, monkeypatch):
+    pytest.importorskip("zarr")
+    import shutil
+
+    import zarr as library
+
+    from geosr.writing import zarr
+    from geosr.writing.stream import Place, Window
+
+    made = tmp_path / ".o.zarr.partial" / "made.zarr"
+    group = library.open_group(made, mode="w", zarr_format=2)
+    group.create_array("no2", shape=(8, 8), chunks=(8, 8), dtype="f4")
+    sink = zarr.Regions(made, ("no2",), (2,))
+    tile = Place(0, 1, 0, 8, 0, 8), [Window(0, 0, np.ones((8, 8), np.float32))]
+    sink(*tile)
+    arrays = zarr._arrays
+    monkeypatch.setattr(zarr, "_arrays", lambda *which: shutil.rmtree(made.parent) or arrays(*which))
+    sink(*tile)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(OutputError, match="not there for a worker"):
+        sink(*tile)

@@ -1,0 +1,369 @@
+"""Blocks on their way into a GeoTIFF: compressed by the tasks of the tiles, gathered, laid out, copied.
+
+Each process that computes appends its blocks to files of its own in the staging folder, one for each layer and row of
+tiles, which go as soon as they have been copied; what travels from there is where the blocks lie, their sizes and
+checksums. A tile gives its blocks of every overview on which it has blocks to itself
+(with tiles of 1024 cells and blocks of 512: the first); of the next overview it leaves its uncompressed share, of
+which :func:`finish_overviews` makes the rest of the pyramid at the end, one block after the other.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from geosr.errors import GeosrError, OutputError
+from geosr.writing.codec import Codec, Pyramid, half, missing
+from geosr.writing.ledger import crc32, crc_of
+from geosr.writing.stream import Landed, Place, Window
+
+#: Where one block (or share of an overview) lies: layer, place in the pyramid (of a share: row and column of its first
+#: cell), offset in the file of the process that made it (-1: a block without values, not stored), bytes, CRC-32.
+_ENTRY = np.dtype(
+    [("field", "u2"), ("lead", "u4"), ("level", "u1"), ("y", "u4"), ("x", "u4")]
+    + [("offset", "i8"), ("size", "u4"), ("crc", "u4")]
+)
+_PLACED = np.dtype([("file", "u4"), ("offset", "i8"), ("size", "u4"), ("crc", "u4")])
+
+_NO_VALUES = -1
+_UNSET = (0, -2, 0, 0)
+
+# One block in so many is decoded in the end, all of a file that has few.
+_SAMPLE = 16
+_FEW = 64
+
+# Files that are open for reading at once.
+_OPEN_FILES = 64
+
+# Threads of one process append to its file one after the other.
+_APPENDING = threading.Lock()
+_PROCESS = secrets.token_hex(8)
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one tile has stored: the process that did, entries, and checksums of the values of some blocks by (field,
+    lead, row, column).
+    """
+
+    process: str
+    entries: np.ndarray
+    checks: dict[tuple[int, int, int, int], int]
+
+
+@dataclass(frozen=True)
+class BlockSink:
+    """Compresses a tile and appends it to this process's file (:data:`~geosr.writing.stream.Sink`).
+
+    Attributes
+    ----------
+    folder : the staging folder; on a cluster, one that all workers see.
+    shared : the level on which tiles share blocks (:meth:`~geosr.writing.codec.Pyramid.shared_level`).
+    """
+
+    folder: Path
+    pyramid: Pyramid
+    codec: Codec
+    overview_codec: Codec
+    resampling: str
+    shared: int
+
+    def __call__(self, place: Place, windows: list[Window]) -> Record:
+        process = f"{_PROCESS}-{os.getpid()}"
+        entries: list[tuple[int, ...]] = []
+        checks: dict[tuple[int, int, int, int], int] = {}
+        for window in windows:
+            checks |= self._checks(place, window)
+            pieces = list(self._pieces(place, window.values))
+            parts = [data for *_, data in pieces if data is not None]
+            end = self._append(_file_name(process, window.field, window.lead, place.top), parts)
+            for level, y, x, data in pieces:
+                stored = (_NO_VALUES, 0, 0) if data is None else (end, len(data), crc32(data))
+                entries.append((window.field, window.lead, level, y, x, *stored))
+                end += len(data or b"")
+        return Record(process, np.array(entries, dtype=_ENTRY), checks)
+
+    def _pieces(self, place: Place, values: np.ndarray) -> Iterator[tuple[int, int, int, bytes | None]]:
+        """(level, y, x, bytes or None for nothing but NaN) of the blocks of one layer, then of its share."""
+        empty = bool(np.isnan(values).all())
+        for level in self.pyramid.levels:
+            if level:
+                values = half(values, "NEAREST" if empty else self.resampling)
+            top, left = place.top >> level, place.left >> level
+            if level == self.shared:
+                yield level, top, left, None if empty else np.ascontiguousarray(values).tobytes()
+                return
+            side = self.pyramid.block
+            down, across = -(-values.shape[0] // side), -(-values.shape[1] // side)
+            codec = self.overview_codec if level else self.codec
+            found = [None] * (down * across) if empty else codec.encode(values)
+            for number, data in enumerate(found):
+                yield level, top // side + number // across, left // side + number % across, data
+
+    def _checks(self, place: Place, window: Window) -> dict[tuple[int, int, int, int], int]:
+        side, found = self.pyramid.block, {}
+        for y in range(place.top // side, -(-place.bottom // side)):
+            for x in range(place.left // side, -(-place.right // side)):
+                if is_sampled(self.pyramid, y, x):
+                    top, left = y * side - place.top, x * side - place.left
+                    found[window.field, window.lead, y, x] = crc_of(window.values[top : top + side, left : left + side])
+        return found
+
+    def _append(self, name: str, parts: list[bytes]) -> int:
+        """Where the first one begins."""
+        if not parts:
+            return 0
+        try:
+            # Opened each time: on a network file system closing is what makes the bytes visible to others.
+            with _APPENDING, open(self.folder / name, "ab") as file:
+                base = file.tell()
+                file.writelines(parts)
+        except FileNotFoundError as error:
+            hint = "workers need a file system that they share with this machine"
+            raise OutputError(f"the folder {self.folder} is not there for a worker", hint) from error
+        return base
+
+
+def _file_name(process: str, number: int, lead: int, top: int) -> str:
+    return f"blocks-{process}-{number}-{lead}-{top}"
+
+
+def is_sampled(pyramid: Pyramid, y: int, x: int) -> bool:
+    """Is this block of the full resolution one of those whose values are compared in the end?"""
+    rows, cols = pyramid.blocks(0)
+    return rows * cols <= _FEW or (y * 7 + x * 3 + (y // _SAMPLE)) % _SAMPLE == 0
+
+
+@dataclass
+class Directory:
+    """Where the blocks of all layers lie, as records come in; a tile that is stored twice counts once.
+
+    Attributes
+    ----------
+    bands : number of the band of each (field, lead), from 0.
+    edges : rows and columns where the tiles begin and end.
+    """
+
+    folder: Path
+    pyramid: Pyramid
+    bands: dict[tuple[int, int], int]
+    edges: tuple[tuple[int, ...], ...]
+    shared: int
+    checks: dict[tuple[int, int, int, int], int] = field(default_factory=dict)
+    files: dict[str, int] = field(default_factory=dict)
+
+    @cached_property
+    def levels(self) -> list[np.ndarray]:
+        """Of each level: entries (band, row, column) of its blocks."""
+        sizes = [(len(self.bands), *self.pyramid.blocks(k)) for k in self.pyramid.levels]
+        return [np.full(size, np.array(_UNSET, dtype=_PLACED)) for size in sizes]
+
+    @cached_property
+    def shares(self) -> np.ndarray:
+        """Entries (band, tile row, tile column) of the shares of the level on which tiles share blocks."""
+        size = (len(self.bands), len(self.edges[0]) - 1, len(self.edges[1]) - 1)
+        return np.full(size, np.array(_UNSET, dtype=_PLACED))
+
+    def take(self, landed: Landed) -> None:
+        record: Record = landed.record
+        self.checks |= record.checks
+        for item in record.entries:
+            layer = int(item["field"]), int(item["lead"])
+            band, number = self.bands[layer], self.number(_file_name(record.process, *layer, landed.place.top))
+            level, y, x = int(item["level"]), int(item["y"]), int(item["x"])
+            placed = (number, item["offset"], item["size"], item["crc"])
+            if level == self.shared:
+                rows, cols = ([e >> level for e in axis[:-1]] for axis in self.edges)
+                self.shares[band, bisect_right(rows, y) - 1, bisect_right(cols, x) - 1] = placed
+            else:
+                self.levels[level][band, y, x] = placed
+
+    def number(self, name: str) -> int:
+        """Of a file in the staging folder."""
+        return self.files.setdefault(name, len(self.files))
+
+    def check_complete(self) -> None:
+        for level, entries in enumerate(self.levels):
+            if (entries["offset"] == _UNSET[1]).any():
+                raise GeosrError(f"blocks of level {level} were not written", "report this bug")
+
+    def open(self) -> Blocks:
+        return Blocks(self)
+
+
+class Blocks:
+    """The files of a :class:`Directory`, for reading; a few are open at a time."""
+
+    def __init__(self, directory: Directory) -> None:
+        self._paths = [directory.folder / name for name in directory.files]
+        self._open: dict[int, BinaryIO] = {}
+        self._reading = threading.Lock()
+
+    def __enter__(self) -> Blocks:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        while self._open:
+            self._open.popitem()[1].close()
+
+    def read(self, entry: np.void) -> bytes:
+        """The bytes of one block or share."""
+        number = int(entry["file"])
+        with self._reading:
+            if number not in self._open:
+                if len(self._open) >= _OPEN_FILES:
+                    self._close()
+                self._open[number] = open(self._paths[number], "rb")  # noqa: SIM115
+            file = self._open[number]
+            file.seek(int(entry["offset"]))
+            return file.read(int(entry["size"]))
+
+    def drop(self, number: int) -> None:
+        """Remove a file that is not needed any more, before its pages go to the disk for nothing."""
+        with self._reading:
+            if number in self._open:
+                self._open.pop(number).close()
+            self._paths[number].unlink()
+
+
+def finish_overviews(directory: Directory, codec: Codec, resampling: str, threads: int = 1) -> None:
+    """Make the blocks of the overviews that no tile has to itself, depth first: a few blocks in memory at a time."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    top = directory.pyramid.overviews
+    if directory.shared > top:
+        return
+    with _Appended(directory) as appended, directory.open() as blocks:
+        work = _Overviews(directory, blocks, appended, codec, resampling)
+        rows, cols = directory.pyramid.blocks(top)
+        with ThreadPoolExecutor(threads) as pool:
+            jobs = ((b, y, x) for b in range(len(directory.bands)) for y in range(rows) for x in range(cols))
+            for _ in pool.map(lambda job: work.build(top, *job).size, jobs):
+                pass
+
+
+class _Appended:
+    """The file for blocks that are made at the end."""
+
+    def __init__(self, directory: Directory) -> None:
+        self.number = directory.number("blocks-overviews")
+        self._file = open(directory.folder / "blocks-overviews", "wb")  # noqa: SIM115
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> _Appended:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._file.close()
+
+    def add(self, data: bytes) -> tuple[int, int, int, int]:
+        with self._lock:
+            offset = self._file.tell()
+            self._file.write(data)
+        return self.number, offset, len(data), crc32(data)
+
+
+@dataclass(frozen=True)
+class _Overviews:
+    directory: Directory
+    blocks: Blocks
+    appended: _Appended
+    codec: Codec
+    resampling: str
+
+    def build(self, level: int, band: int, y: int, x: int) -> np.ndarray:
+        """The share of one block in the next level, after it and all under it have been stored."""
+        pyramid = self.directory.pyramid
+        side = pyramid.block
+        rows, cols = pyramid.size(level)
+        shape = min(side, rows - y * side), min(side, cols - x * side)
+        if level == self.directory.shared:
+            values = self._from_shares(band, y * side, x * side, shape)
+        else:
+            values = self._from_children(level - 1, band, 2 * y, 2 * x)
+        empty = np.isnan(values).all()
+        placed = (0, _NO_VALUES, 0, 0) if empty else self.appended.add(self.codec.encode(values)[0])
+        self.directory.levels[level][band, y, x] = placed
+        return half(values, self.resampling)
+
+    def _from_children(self, level: int, band: int, y: int, x: int) -> np.ndarray:
+        down, across = self.directory.pyramid.blocks(level)
+        return np.block(
+            [[self.build(level, band, j, i) for i in range(x, min(x + 2, across))] for j in range(y, min(y + 2, down))]
+        )
+
+    def _from_shares(self, band: int, top: int, left: int, shape: tuple[int, int]) -> np.ndarray:
+        values = np.full(shape, np.nan, np.float32)
+        level = self.directory.shared
+        ends = self.directory.pyramid.size(level)
+        rows, cols = (
+            [*(e >> level for e in axis[:-1]), end] for axis, end in zip(self.directory.edges, ends, strict=True)
+        )
+        for j in _overlapping(rows, top, top + shape[0]):
+            for i in _overlapping(cols, left, left + shape[1]):
+                entry = self.directory.shares[band, j, i]
+                if entry["offset"] == _NO_VALUES:
+                    continue
+                data = self.blocks.read(entry)
+                if crc32(data) != entry["crc"]:
+                    raise OutputError("overviews in the staging folder read back differently", "check the disk")
+                share = np.frombuffer(data, np.float32).reshape(rows[j + 1] - rows[j], cols[i + 1] - cols[i])
+                _paste(values, share, rows[j] - top, cols[i] - left)
+        return values
+
+
+def _overlapping(edges: list[int], start: int, stop: int) -> Iterable[int]:
+    return range(bisect_right(edges, start) - 1, bisect_right(edges, stop - 1))
+
+
+def _paste(onto: np.ndarray, what: np.ndarray, top: int, left: int) -> None:
+    """``what`` onto ``onto`` with its corner at (top, left), which may lie outside."""
+    y, x = max(top, 0), max(left, 0)
+    part = what[y - top : onto.shape[0] - top, x - left : onto.shape[1] - left]
+    onto[y : y + part.shape[0], x : x + part.shape[1]] = part
+
+
+def copy_blocks(
+    directory: Directory, file: BinaryIO, level: int, offsets: np.ndarray, sizes: np.ndarray, codec: Codec
+) -> None:
+    """Write the blocks of one level at the end of ``file``, where ``offsets`` says, each between its size and its last
+    bytes (:func:`geosr.writing.tiff.layout`). Files that hold nothing but what has been copied go.
+    """
+    entries = directory.levels[level].reshape(-1)
+    left = np.bincount(entries["file"][entries["offset"] >= 0], minlength=len(directory.files))
+    with directory.open() as blocks:
+        for entry, offset, size in zip(entries, offsets, sizes, strict=True):
+            if size:
+                data = missing(codec) if entry["offset"] == _NO_VALUES else blocks.read(entry)
+                if file.tell() + 4 != offset or len(data) != size:
+                    raise GeosrError(f"a block of level {level} is out of place", "report this bug")
+                file.writelines((len(data).to_bytes(4, "little"), data, data[-4:]))
+            if entry["offset"] >= 0 and level == 0:  # the last level that is copied
+                left[entry["file"]] -= 1
+                if not left[entry["file"]]:
+                    blocks.drop(int(entry["file"]))
+
+
+def sizes_of(directory: Directory, level: int, codec: Codec, sparse: bool) -> np.ndarray:
+    """Bytes of each block of a level, in the file's order; 0 for what is left out."""
+    entries = directory.levels[level].reshape(-1)
+    empty = 0 if sparse else len(missing(codec))
+    return np.where(entries["offset"] == _NO_VALUES, empty, entries["size"]).astype(np.int64)
+
+
+def crcs_of(directory: Directory, level: int, codec: Codec) -> np.ndarray:
+    """CRC-32 of each block of a level, in the file's order."""
+    entries = directory.levels[level].reshape(-1)
+    return np.where(entries["offset"] == _NO_VALUES, crc32(missing(codec)), entries["crc"])

@@ -1,0 +1,167 @@
+"""Terminal tasks on a dask.distributed cluster: submitted as one graph, gathered as they finish, nothing large moved.
+
+Workers read their windows of the input, compute, and write into the staging folder; what comes back here is one small
+record a tile. A worker that is lost costs the tiles that it had not handed over: the scheduler gives them to another,
+and a tile that was stored twice counts once. A cluster that has no workers, or no scheduler, for :data:`PATIENCE`
+seconds is given up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import pkgutil
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from geosr._version import __version__
+from geosr.errors import OutputError, ResourceError
+
+#: Seconds without a worker, or without the scheduler, after which a run is given up.
+PATIENCE = 30.0
+
+# Seconds between looks at results, and at the cluster's health.
+_PAUSE = 0.02
+_CHECK = 1.0
+
+
+def compute(
+    client: Any, records: Any, scalars: list[Any], land: Callable[[Any], None], folder: Path | None = None
+) -> list[Any]:
+    """Compute ``records`` (a dask array of one object a chunk) and ``scalars`` in one graph.
+
+    Parameters
+    ----------
+    land : called here with each record, as it comes.
+    folder : where the tasks write; every worker must see it.
+
+    Returns
+    -------
+    The values of ``scalars``.
+
+    Raises
+    ------
+    ResourceError
+        No worker, or no scheduler any more; workers without this version of geosr.
+    OutputError
+        A worker that does not see ``folder``.
+
+    What a task raises is raised here.
+    """
+    import dask
+    from distributed import as_completed, futures_of
+
+    check_workers(client, folder)
+    lazy = [s for s in scalars if dask.is_dask_collection(s)]
+    with _explained(client):
+        persisted, *others = client.persist([records, *lazy])
+    futures, last = futures_of(persisted), [futures_of(o)[0] for o in others]
+    names = {f.key: i for i, f in enumerate(last)}
+    values: dict[int, Any] = {}
+    del persisted, others
+    waiting = as_completed([*futures, *last], loop=client.loop, with_results=True)
+    futures.clear()
+    last.clear()
+    try:
+        for future, result in _finished(client, waiting):
+            if future.key in names:
+                values[names[future.key]] = result
+            else:
+                land(result.item())
+            future.release()  # the cluster may forget it
+    except BaseException:
+        _cancel(client, waiting)
+        raise
+    found = iter(values[i] for i in range(len(lazy)))
+    return [next(found) if dask.is_dask_collection(s) else s for s in scalars]
+
+
+def _finished(client: Any, waiting: Any) -> Iterator[tuple[Any, Any]]:
+    """(future, result) as they come; raises what a task raised, or that the cluster is gone."""
+    well = checked = time.monotonic()
+    while not waiting.is_empty():
+        batch = waiting.next_batch(block=False)
+        for future, result in batch:
+            if future.status == "error":
+                raise _from_worker(*result[:2])
+            if future.status != "finished":
+                raise ResourceError("the scheduler has lost the run", "is it still running?")
+            yield future, result
+        now = time.monotonic()
+        if batch:
+            well = now
+            continue
+        if now - checked > _CHECK:
+            checked = now
+            trouble = _trouble(client)
+            well = well if trouble else now
+            if now - well > PATIENCE:
+                raise ResourceError(trouble, "start workers and run again")
+        time.sleep(_PAUSE)
+
+
+def _trouble(client: Any) -> str:
+    """What is wrong with the cluster; empty if nothing is."""
+    if client.status != "running":
+        return f"the scheduler at {_address(client)} does not answer"
+    return "" if client.scheduler_info()["workers"] else f"no worker is left at {_address(client)}"
+
+
+def _address(client: Any) -> str:
+    return str(getattr(client.scheduler, "address", "the address given"))
+
+
+def _from_worker(kind: type, error: BaseException) -> BaseException:
+    if kind.__name__ == "KilledWorker":
+        return ResourceError("several workers died on one tile", "give them more memory, or use a smaller --tile")
+    if isinstance(error, ModuleNotFoundError) and error.name and error.name.partition(".")[0] == "geosr":
+        return ResourceError("a worker has no geosr", "install the same version on all workers")
+    return error
+
+
+@contextlib.contextmanager
+def _explained(client: Any) -> Iterator[None]:
+    """A connection that breaks is the cluster's fault."""
+    try:
+        yield
+    except (OSError, TimeoutError) as error:
+        if isinstance(error, OutputError):
+            raise
+        raise ResourceError(f"the scheduler at {_address(client)} does not answer", "is it running?") from error
+
+
+def _cancel(client: Any, waiting: Any) -> None:
+    with contextlib.suppress(Exception):
+        if client.status == "running":
+            client.cancel(list(waiting.futures))
+
+
+def check_workers(client: Any, folder: Path | None = None) -> None:
+    """Do all workers have this geosr, and see ``folder``? Raises as :func:`compute` says."""
+    with _explained(client):
+        try:
+            client.wait_for_workers(1, timeout=PATIENCE)
+        except TimeoutError as error:
+            where = f"--scheduler {_address(client)}"
+            raise ResourceError(f"no worker at {_address(client)}", f"start some: dask worker ({where})") from error
+        versions = client.run(pkgutil.resolve_name, "geosr._version:__version__", on_error="return")
+        for worker, version in versions.items():
+            if version != __version__:
+                found = "no geosr" if isinstance(version, ImportError) else f"geosr {version}"
+                raise ResourceError(f"worker {worker} has {found}", f"install {__version__} there as here")
+        if folder is None:
+            return
+        probe = folder / f"seen-{secrets.token_hex(8)}"
+        probe.touch()
+        seen = client.run(_sees, str(probe))
+        probe.unlink()
+    for worker, there in seen.items():
+        if not there:
+            hint = "write to a folder on a file system that all workers share"
+            raise OutputError(f"worker {worker} does not see the folder {folder.parent}", hint)
+
+
+def _sees(path: str) -> bool:
+    return Path(path).exists()

@@ -1,0 +1,126 @@
+"""Who computes: threads of this process, worker processes on this machine, or a cluster."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from geosr.errors import ResourceError, UsageError
+
+# Runs in each worker when it starts. A terminal sends Ctrl-C to all processes; this one stops its workers itself, and
+# they need not print tracebacks.
+_DEAF = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
+
+
+@dataclass(frozen=True)
+class Crew:
+    """Who computes an output.
+
+    Attributes
+    ----------
+    threads : how many tasks run at once, as far as is known here.
+    client : of dask.distributed; None for threads of this process.
+    """
+
+    threads: int
+    client: Any = None
+
+    @classmethod
+    @contextlib.contextmanager
+    def of(
+        cls,
+        threads: int | None = None,
+        workers: int | None = None,
+        scheduler: str | None = None,
+        say: Callable[[str], None] | None = None,
+    ) -> Iterator[Crew]:
+        """``threads`` of this process (default: one per core), or ``workers`` processes of one thread each on this
+        machine, or those of the scheduler at the address ``scheduler``.
+
+        ``say`` is told where the dashboard of a cluster is.
+
+        Raises
+        ------
+        UsageError
+            More than one of the three, or dask.distributed is not installed.
+        ResourceError
+            No scheduler answers.
+        """
+        given = {"--threads": threads, "--workers": workers, "--scheduler": scheduler}
+        if len(named := [name for name, value in given.items() if value is not None]) > 1:
+            raise UsageError(f"{' and '.join(named)} in one run", "name one of them: each says who computes")
+        if workers is None and scheduler is None:
+            import dask.config
+
+            count = threads or dask.config.get("num_workers", None) or os.cpu_count() or 1
+            with dask.config.set(num_workers=count):
+                yield cls(count)
+            return
+        with _client(workers, scheduler) as client:
+            if say is not None:
+                say(f"geosr: {_where(client)}")
+            yield cls(sum(client.nthreads().values()) or 1, client)
+
+    @property
+    def scheduler(self) -> Any:
+        """For :func:`geosr.writing.write`."""
+        from dask.threaded import get
+
+        return self.client or get  # by its name, dask would import distributed first to see if that is meant
+
+    @contextlib.contextmanager
+    def shared_by(self, outputs: int) -> Iterator[None]:
+        """While so many outputs are made at once: threads are divided among them."""
+        import dask.config
+
+        share = max(1, self.threads // outputs)
+        with contextlib.nullcontext() if self.client else dask.config.set(num_workers=share):
+            yield
+
+
+@contextlib.contextmanager
+def _client(workers: int | None, scheduler: str | None) -> Iterator[Any]:
+    option = "--workers" if scheduler is None else "--scheduler"
+    try:
+        from distributed import Client, LocalCluster
+    except ImportError as error:
+        raise UsageError(f"{option} needs dask.distributed", "pip install 'geosr[distributed]'") from error
+    if scheduler is not None:
+        try:
+            client = Client(scheduler, timeout=10)
+        except (OSError, ValueError) as error:
+            raise ResourceError(
+                f"no dask scheduler answers at {scheduler}", "start one with: dask scheduler"
+            ) from error
+        with client:
+            yield client
+        return
+    with (
+        LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            processes=True,
+            dashboard_address="127.0.0.1:0",  # any free port, for this machine alone
+            silence_logs=logging.CRITICAL,  # a worker that is lost and replaced is no news
+            preload=[_DEAF],
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        yield client
+
+
+def _where(client: Any) -> str:
+    """Where one can watch the cluster."""
+    from importlib.util import find_spec
+
+    count = len(client.nthreads())
+    text = f"{count} worker{'s' * (count != 1)} at {client.scheduler.address}"
+    # The scheduler has no dashboard without bokeh, but gives an address all the same; of another's one cannot know.
+    local = client.cluster is not None
+    if local and find_spec("bokeh") is None:
+        return f"{text}, no dashboard (pip install bokeh)"
+    return f"{text}, dashboard: {client.dashboard_link}" if client.dashboard_link else text
