@@ -41,6 +41,7 @@ class GeosrGroup(click.Group):
         return command
 
     def invoke(self, ctx: click.Context) -> Any:
+        share_one_heap()
         try:
             return super().invoke(ctx)
         except (click.exceptions.Exit, click.ClickException, click.Abort):
@@ -116,6 +117,20 @@ def cli() -> None:
     geosr info s5p.nc                    what geosr sees in a file
     geosr downscale s5p.nc --scale 4     s5p_x4.tif, four times finer
     """
+
+
+def share_one_heap() -> None:
+    """Have the threads of this process share one heap.
+
+    glibc gives each its own, and a heap keeps what large arrays left behind: with one, runs of thousands of tiles take a
+    third less memory, in no more time. A process of one's own may say so; a library must not.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    import ctypes
+
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(-8, 1)  # M_ARENA_MAX of malloc.h; other C libraries have no mallopt
 
 
 def _terminate(signum: int, frame: FrameType | None) -> None:

@@ -38,8 +38,8 @@ from geosr.variables import Candidate, choose
 #: GDAL settings for reading files of unknown origin.
 SAFE_ENV = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_PAM_ENABLED": "NO"}
 
-# Cells in one window: 4 MB as float32.
-_CHUNK_CELLS = 1024 * 1024
+# Cells in one window: 1 MB as float32. A few rows of windows are held at once, as tiles look at their neighbours'.
+_CHUNK_CELLS = 512 * 512
 
 
 @dataclass(frozen=True)

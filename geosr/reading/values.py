@@ -25,7 +25,7 @@ from geosr.errors import GeosrWarning, InputError
 HUGE = 1e25
 
 #: Cells that are read when a file is opened, to find undeclared fill values and units that cannot be.
-SAMPLE_CELLS = 4_000_000
+SAMPLE_CELLS = 2_000_000
 
 # Numbers that programs write for "missing". A column may have such a value by itself; then it has neighbours.
 _SUSPECTS = (-9999.0, -999.0, -99999.0, -9999.9, -999.9, -99.0, -99.99, -32767.0, -32768.0, -2147483647.0,

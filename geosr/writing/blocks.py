@@ -39,7 +39,7 @@ _UNSET = (0, -2, 0, 0)
 
 # One block in so many is decoded in the end, all of a file that has few.
 _SAMPLE = 16
-_FEW = 64
+_FEW = 16
 
 # Files that are open for reading at once.
 _OPEN_FILES = 64

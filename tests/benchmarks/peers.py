@@ -83,7 +83,9 @@ def write_raster(path: Path, cells: int) -> None:
 
 def geosr_run(folder: Path, cells: int, args: argparse.Namespace) -> Callable[[], None]:
     from geosr.jobs import downscale_files
+    from geosr_cli.main import share_one_heap
 
+    share_one_heap()
     source = folder / f"{cells}.tif"
     if not source.exists():
         write_raster(source, cells)

@@ -60,6 +60,7 @@ def test_options_go_over_a_recipe(run, tmp_path):
     recipe = json.loads(got.out)["training"]["recipe"]
     assert (recipe["seed"], recipe["loss"]["kind"], recipe["patches"]["size"]) == (7, "mse", 16)
     schedule = {"steps": 6, "learning_rate": 1e-4, "validate_every": 3, "patience": 0, "decay": "cosine"}
+    schedule |= {"precision": "float32"}
     assert recipe["schedule"] == schedule
     assert recipe["network"]["architecture"] == "edsr-16x4"
     assert not recipe["network"]["residual"]
