@@ -114,6 +114,22 @@ def test_a_cluster_writes_what_threads_write(tmp_path, client, seen, suffix):
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
 
 
+def test_workers_compare_what_they_wrote(tmp_path, client, monkeypatch):
+    """The windows of a store are read back by workers: one byte that is not what was written is found."""
+    from geosr.writing import zarr as stores
+
+    def damage(get, places, client):
+        chunk = get.made / "no2_uncertainty" / "1.1"
+        chunk.write_bytes((get.made / "no2_uncertainty" / "0.0").read_bytes())
+        return compare(get, places, client)
+
+    compare = stores._verify_there
+    monkeypatch.setattr(stores, "_verify_there", damage)
+    with pytest.raises(OutputError, match="reads back differently"):
+        write(lazy(), tmp_path / "o.zarr", main="no2", provenance=Provenance(), scheduler=client)
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_a_tile_raises_is_raised_here_and_nothing_is_left(tmp_path, client, seen):
     with pytest.raises(ZeroDivisionError):
         write(lazy(fail=ZeroDivisionError()), tmp_path / "o.zarr", main="no2", provenance=seen, scheduler=client)

@@ -148,6 +148,18 @@ class Ledger:
             return Statistics(count, 0, None, None, None, None)
         return Statistics(count, valid, low, high, mean, math.sqrt(m2 / valid))
 
+    def places(self) -> list[tuple[int, int, Tile]]:
+        """(field, lead, tile) of every window, those in one block of the file together, so that each block is
+        decompressed once.
+        """
+
+        def block_by_block(place: tuple[int, int, int, int]) -> tuple[int, ...]:
+            top, left, number, lead = place
+            return top // _BLOCK, left // _BLOCK, top, left, number, lead
+
+        places = [(*corner, *layer) for layer, tiles in self.layers.items() for corner in tiles]
+        return [(n, lead, self.layers[n, lead][y, x]) for y, x, n, lead in sorted(places, key=block_by_block)]
+
     def verify(self, get: Get, threads: int = 1) -> None:
         """Read every window back and compare its checksum; ``get`` is called by ``threads`` at once.
 
@@ -156,23 +168,15 @@ class Ledger:
         OutputError
             A window differs from what was written.
         """
-
-        def block_by_block(place: tuple[int, int, int, int]) -> tuple[int, ...]:
-            top, left, number, lead = place
-            return top // _BLOCK, left // _BLOCK, top, left, number, lead
-
-        # All that lies in one block of the file together, so that each block is decompressed once.
-        places = [(*corner, *layer) for layer, tiles in self.layers.items() for corner in tiles]
-
-        def check(place: tuple[int, int, int, int]) -> None:
-            top, left, number, lead = place
-            tile = self.layers[number, lead][top, left]
-            if crc_of(get(number, lead, tile.rows, tile.cols)) != tile.crc:
-                raise differs(lead, top, left)
-
         with ThreadPoolExecutor(threads) as pool:
-            for _ in pool.map(check, sorted(places, key=block_by_block)):
+            for _ in pool.map(lambda place: check(get, *place), self.places()):
                 pass
+
+
+def check(get: Get, number: int, lead: int, tile: Tile) -> None:
+    """Read one window back and compare its checksum; raises as :meth:`Ledger.verify`."""
+    if crc_of(get(number, lead, tile.rows, tile.cols)) != tile.crc:
+        raise differs(lead, tile.rows.start or 0, tile.cols.start or 0)
 
 
 def differs(lead: int, top: int, left: int) -> OutputError:

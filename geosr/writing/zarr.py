@@ -9,10 +9,11 @@ another's.
 
 from __future__ import annotations
 
+import secrets
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,11 +23,15 @@ from geosr.errors import OutputError
 from geosr.provenance import Provenance
 from geosr.writing.atomic import Staging, disk_full, is_full, require_zarr
 from geosr.writing.cf import Content, content, global_attrs
-from geosr.writing.ledger import Ledger
-from geosr.writing.netcdf import chunk_sizes, chunked, window_index
-from geosr.writing.stream import Place, Plan, Window, stream, threads
+from geosr.writing.cluster import compute
+from geosr.writing.ledger import Ledger, Tile, check
+from geosr.writing.netcdf import chunk_sizes, chunked
+from geosr.writing.stream import Place, Plan, Window, distributed_client, stream, threads
 
 _FORMAT: Literal[2] = 2
+
+# Windows that a worker compares in one task.
+_TOGETHER = 16
 
 
 def write_zarr(
@@ -65,7 +70,7 @@ def write_zarr(
     with staging.explained():
         group.attrs.update(global_attrs(job, attrs, final))
         zarr.consolidate_metadata(made, zarr_format=_FORMAT)
-    _verify(made, job, ledger, staging)
+    _verify(made, names, ledger, staging, distributed_client(scheduler))
     return made, ledger, final
 
 
@@ -122,16 +127,45 @@ def _create(group: Any, job: Plan, what: Content, number: int) -> None:
     )
 
 
-def _verify(made: Path, job: Plan, ledger: Ledger, staging: Staging) -> None:
-    """Reopen and compare every window."""
-    import zarr
+@dataclass(frozen=True)
+class Reread:
+    """Gives a window of the store ``made`` as it stands there."""
 
+    made: Path
+    names: tuple[str, ...]
+
+    def __call__(self, number: int, lead: int, rows: slice, cols: slice) -> np.ndarray:
+        array = _arrays(self.made, self.names)[number]
+        found: np.ndarray = array[(lead, rows, cols) if array.ndim == 3 else (rows, cols)]
+        return found
+
+    def check(self, places: list[tuple[int, int, Tile]]) -> np.ndarray:
+        """Compare some windows; raises as :meth:`~geosr.writing.ledger.Ledger.verify`."""
+        for place in places:
+            check(self, *place)
+        return np.array([len(places)], dtype=object)
+
+
+def _verify(made: Path, names: tuple[str, ...], ledger: Ledger, staging: Staging, client: Any) -> None:
+    """Reopen and compare every window, on a cluster by its workers."""
+    get = Reread(made, names)
     with staging.explained():
-        group = zarr.open_group(made, mode="r", zarr_format=_FORMAT)
-        arrays: list[Any] = [group[str(f.name)] for f in job.fields]
         try:
-            ledger.verify(lambda f, lead, rows, cols: arrays[f][window_index(job, f, lead, rows, cols)], threads())
+            if client is None:
+                ledger.verify(get, threads())
+            else:
+                _verify_there(get, ledger.places(), client)
         except OutputError as error:
             if is_full(staging.target.parent):
                 raise disk_full(staging.target, staging.target.parent) from error
             raise
+
+
+def _verify_there(get: Reread, places: list[tuple[int, int, Tile]], client: Any) -> None:
+    import dask.array as da
+
+    name = f"verify-{secrets.token_hex(8)}"
+    parts = [places[start : start + _TOGETHER] for start in range(0, len(places), _TOGETHER)]
+    graph = {(name, i): (partial(get.check, part),) for i, part in enumerate(parts)}
+    tasks = da.Array(graph, name, ((1,) * len(parts),), dtype=object)
+    compute(client, tasks, [], lambda _: None)

@@ -29,6 +29,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -93,13 +94,21 @@ def geosr_run(folder: Path, cells: int, args: argparse.Namespace) -> Callable[[]
     if args.network not in ("bicubic", "shipped"):
         how["model"] = bundle(folder, args.network)
     if args.workers:
-        how["workers"] = args.workers
+        how["scheduler"] = cluster(args.workers).scheduler_address
     out = folder / ("out." + args.format)
 
     def run() -> None:
         downscale_files([source], out, scale=SCALE, overwrite=True, engine=args.engine, **how)
 
     return run
+
+
+@cache
+def cluster(workers: int) -> Any:
+    """Processes of one thread each, that stand before the run is timed."""
+    from distributed import LocalCluster
+
+    return LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None)
 
 
 def bundle(folder: Path, network: str) -> str:
