@@ -147,6 +147,8 @@ def prepare(
 
     box = geobox_of(coarse, crs)
     network = choose_model(method, scale, model)
+    if network is not None:
+        network.check_engine(engine)
     predictor = Predictor.of(network, scale, engine, coarse.attrs.get("units"))
     shape = (box.shape[0], box.shape[1])
     tile = tiling.default_tile(shape, scale) if tile is None else tile

@@ -271,7 +271,14 @@ def _outputs(
         raise UsageError(f"{len(groups)} outputs, but {fspath(output)} is not a folder", "make it, or leave out -o")
     if output is not None and folder is None:
         return [(groups[0], Path(output))]
-    return [(group, (folder or group[0].parent) / f"{_stem(group[0])}{ending}.tif") for group in groups]
+    named: dict[Path, list[Path]] = {}
+    for group in groups:
+        target = (folder or group[0].parent) / f"{_stem(group[0])}{ending}.tif"
+        if target in named:
+            what = f"{named[target][0]} and {group[0]} would both become {target}"
+            raise UsageError(what, "run them apart, or into different folders")
+        named[target] = group
+    return [(group, target) for target, group in named.items()]
 
 
 def _stem(path: Path) -> str:

@@ -203,6 +203,18 @@ def rasters(folder, count, side=40):
     return [write_tif(folder / f"{n}.tif", smooth_field((side, side), n), compress="deflate") for n in range(count)]
 
 
+def test_two_inputs_that_would_become_one_output_are_refused(tmp_path):
+    (tmp_path / "day1").mkdir()
+    (tmp_path / "day2").mkdir()
+    (first,) = rasters(tmp_path / "day1", 1)
+    (second,) = rasters(tmp_path / "day2", 1)
+    (tmp_path / "out").mkdir()
+    with pytest.raises(UsageError, match="would both become"):
+        downscale_files([first, second], tmp_path / "out", scale=2, method="bicubic")
+    assert not list((tmp_path / "out").iterdir())
+    assert len(downscale_files([first, second], scale=2, method="bicubic")) == 2  # each beside its input
+
+
 def test_one_failure_does_not_stop_the_others(tmp_path):
     sources = rasters(tmp_path, 5)
     said = []

@@ -18,6 +18,7 @@ from geosr import interpolate
 from geosr.errors import GeosrError, ModelError, UsageError
 from geosr.models.architectures import FAMILIES
 from geosr.models.bundle import CARD, Arrays, Bundle, Card, load_bundle
+from geosr.models.engines import choose
 from geosr.models.engines import engine as _engine
 
 __all__ = ["Card", "Model", "available", "default_model", "load_model", "resolve_model"]
@@ -57,6 +58,11 @@ class Model:
 
     def __reduce__(self) -> tuple[Callable[..., Model], tuple[str, str, int]]:
         return _restore, (self.path, self.sha256, self._threads)
+
+    def check_engine(self, name: str) -> None:
+        """Raises :class:`UsageError` if the engine ``name`` is not there for this model."""
+        for part in ("model", "sigma") if self.has_sigma else ("model",):
+            choose(name, self._bundle, part)
 
     def predict(self, coarse: np.ndarray, engine: str = "auto") -> np.ndarray:
         """The fine channel: bicubic field plus residual, before conservation.

@@ -36,7 +36,7 @@ WINOGRAD = {
 
 def supports(arch: Architecture, channels: int, scale: int) -> bool:
     """Is there a kernel for this network? For chains on the coarse grid, and SRCNN 9-1-5 and 9-3-5 (at x2, x3, x4)."""
-    if channels != 1:
+    if channels != 1 or scale < 2:
         return False
     if arch.coarse:
         return True

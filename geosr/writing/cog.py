@@ -40,9 +40,6 @@ from geosr.writing.stream import Plan, stream, threads
 
 __all__ = ["BLOCK", "OPTIONS", "cog_options", "write_cog"]
 
-# Tiles of so many cells leave a sixteenth of the raster for the end: the overviews that they share.
-_TILE = 1024
-
 #: GDAL caches blocks that it reads up to 5 % of the machine's memory by default; none is read twice here.
 CACHE_BYTES = 16 << 20
 
@@ -72,7 +69,7 @@ def write_cog(
     The finished file (still in the staging folder), what was written, and its provenance.
     """
     recipe = Recipe.of((job.box.shape[0], job.box.shape[1]), options)
-    job = job.aligned(recipe.pyramid.block, _TILE)
+    job = job.aligned(recipe.pyramid.block)
     bands = {layer: number for number, layer in enumerate(job.layers())}
     _check_room(staging, 4 * len(bands) * job.box.shape[0] * job.box.shape[1])
     folder, edges = staging.path(""), job.edges[1:]

@@ -90,6 +90,8 @@ def _client(workers: int | None, scheduler: str | None) -> Iterator[Any]:
     except ImportError as error:
         raise UsageError(f"{option} needs dask.distributed", "pip install 'geosr[distributed]'") from error
     if scheduler is not None:
+        # A scheduler that is lost is told in one line, by whoever notices.
+        logging.getLogger("distributed").setLevel(logging.CRITICAL)
         try:
             client = Client(scheduler, timeout=10)
         except (OSError, ValueError) as error:

@@ -9,6 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from affine import Affine
+from odc.geo.geobox import GeoBox
 from scipy.signal import correlate
 
 from geosr import interpolate, native
@@ -174,6 +176,16 @@ def test_choice(monkeypatch):
             choose(name)
     with pytest.raises(UsageError, match="auto, native, onnx, tensorflow"):
         choose("torch")
+
+
+def test_an_engine_that_is_not_there_is_told_before_anything_is_computed(monkeypatch, make_bundle):
+    from geosr.downscale import prepare
+    from strategies import field, smooth_field
+
+    data = field(GeoBox((20, 30), Affine(0.05, 0, 3, 0, -0.05, 50), "EPSG:4326"), smooth_field((20, 30)))
+    monkeypatch.setattr(native, "available", lambda: False)
+    with pytest.raises(UsageError, match="--engine onnx"):
+        prepare(data, 4, model=make_bundle()[0], engine="native", force_model=True)
 
 
 @pytest.mark.parametrize("name", ENGINES)
