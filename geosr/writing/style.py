@@ -27,7 +27,7 @@ _VIRIDIS = [(_BYTES[i], _BYTES[i + 1], _BYTES[i + 2]) for i in range(0, len(_BYT
 #: Percentiles of the values that the ends of the ramp stand for.
 PERCENTILES = (2.0, 98.0)
 
-# Cells along the longer side that the percentiles are taken from, and layers of a series that are looked at.
+# Cells along the longer side that the percentiles are taken from (of one layer), and layers that are looked at.
 _SAMPLE = 1024
 _LAYERS = 8
 
@@ -46,7 +46,8 @@ def robust_range(path: Path, bands: Sequence[int]) -> tuple[float, float]:
 
     some = [bands[i] for i in np.unique(np.linspace(0, len(bands) - 1, _LAYERS).astype(int))]
     with rasterio.open(path, driver="GTiff") as source:
-        seen = [part for band in some for part in _sample(source, band)]
+        cells = int(_SAMPLE / len(some) ** 0.5)  # all together as many as of one band
+        seen = [part for band in some for part in _sample(source, band, cells)]
     values = np.concatenate([layer[np.isfinite(layer)] for layer in seen]).astype(np.float64)
     if not values.size:
         return 0.0, 1.0
@@ -59,14 +60,14 @@ def robust_range(path: Path, bands: Sequence[int]) -> tuple[float, float]:
     return low, high
 
 
-def _sample(source: Any, band: int) -> list[np.ndarray]:
-    """A view of ``band`` of about a million cells, without reading much more than that."""
+def _sample(source: Any, band: int, longer: int) -> list[np.ndarray]:
+    """A view of ``band``, ``longer`` cells along its longer side, without reading much more than that."""
     from rasterio.windows import Window
 
-    shrink = max(1.0, max(source.shape) / _SAMPLE)
+    shrink = max(1.0, max(source.shape) / longer)
     if shrink / max([1, *source.overviews(band)]) <= _COARSE:
         return [source.read(band, out_shape=tuple(max(1, round(n / shrink)) for n in source.shape))]
-    side = _SAMPLE // _WINDOWS
+    side = longer // _WINDOWS
     tops, lefts = (np.linspace(0, max(n - side, 0), _WINDOWS).astype(int).tolist() for n in source.shape)
     return [source.read(band, window=Window(left, top, side, side)) for top in tops for left in lefts]
 
