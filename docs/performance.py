@@ -116,7 +116,7 @@ def draw(curves: dict[str, list[tuple[float, float, float]]], path: Path) -> Non
         memory.plot(cells, peaks, style, marker="o", label=label)
     speed.set(xscale="log", yscale="log", xlabel="fine cells", ylabel="Mpixel/s, file to file", title="speed")
     memory.set(xscale="log", yscale="log", xlabel="fine cells", ylabel="peak memory, MB", title="memory")
-    speed.legend()
+    memory.legend(loc="center right")
     for axes in (speed, memory):
         axes.grid(alpha=0.3)
     figure.savefig(path, dpi=110)
