@@ -72,12 +72,6 @@ def check_same(a, b):
         np.testing.assert_array_equal(b[name], values)
 
 
-def small_tile(monkeypatch):
-    from geosr.writing import cog
-
-    monkeypatch.setattr(cog, "_TILE", 256)
-
-
 @pytest.fixture(scope="module")
 def client():
     """A scheduler and two workers in this process: all of the protocol, none of the start-up."""
@@ -272,8 +266,7 @@ def two_processes():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("suffix", FORMATS)
-def test_a_lost_worker_is_survived(tmp_path, two_processes, seen, monkeypatch, suffix):
-    small_tile(monkeypatch)
+def test_a_lost_worker_is_survived(tmp_path, two_processes, seen, suffix):
     pids = list(two_processes.run(os.getpid).values())
     done = []
 
@@ -378,7 +371,6 @@ def far_cluster(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("victims", ["workers", "scheduler"])
 def test_a_cluster_that_dies_is_an_error_in_bounded_time(tmp_path, far_cluster, seen, monkeypatch, victims):
-    small_tile(monkeypatch)
     monkeypatch.setattr(on_cluster, "PATIENCE", 3)
     client, scheduler, workers = far_cluster
     out = tmp_path / "out"
