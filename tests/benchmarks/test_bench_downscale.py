@@ -43,8 +43,8 @@ def test_bench_memory_is_flat(benchmark):
 def test_bench_two_workers(benchmark):
     """A cluster of two processes against one of one, both standing before the run."""
     pytest.importorskip("distributed")
-    one = measure("geosr", 1024, network="srcnn-9-1-5", workers=1)
-    two = benchmark.pedantic(measure, ("geosr", 1024), {"network": "srcnn-9-1-5", "workers": 2}, rounds=1)
+    one = measure("geosr", 2048, network="srcnn-9-1-5", workers=1)
+    two = benchmark.pedantic(measure, ("geosr", 2048), {"network": "srcnn-9-1-5", "workers": 2}, rounds=1)
     ratio = one["seconds"] / two["seconds"]
     benchmark.extra_info.update(one=one["seconds"], two=two["seconds"], ratio=ratio)
     assert ratio > 1.2
