@@ -29,7 +29,7 @@ def write(arch: Architecture, arrays: Arrays, scale: int, rewritten: bool = Fals
     Parameters
     ----------
     rewritten : write a last layer of one output as a 1x1 convolution to the products of its window, which are then
-        summed shifted. The numbers are the same to rounding, and ONNX Runtime is more than twice as fast: its
+        summed shifted. The numbers are the same to rounding, and ONNX Runtime is 1.5 to 2.4 times as fast: its
         convolutions work on 16 outputs at once. Files have the plain graph, so that others may read them; sessions run
         the rewritten one.
     """
