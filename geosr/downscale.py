@@ -140,8 +140,10 @@ def prepare(
     crs: Any = None,
     variable: str | None = None,
     **read_options: Any,
-) -> tuple[Any, Run]:
-    """What :func:`downscale` returns, and what it does, for a report."""
+) -> tuple[Any, Run, Any]:
+    """What :func:`downscale` returns; what it does, for a report; and the tiles' summaries of their conservation
+    (:class:`~geosr.kernels.TileKernel`), lazy.
+    """
     scale = check_scale(scale)
     coarse, ancillary, attrs, crs = _read(source, variable, crs, read_options)
 
@@ -168,13 +170,13 @@ def prepare(
     result.attrs["geosr"] = str(run)
     if alone:
         result = result.transpose(*source.dims)
-        return result if _is_lazy(source) else result.compute(), run
+        return result if _is_lazy(source) else result.compute(), run, check
     companions = _repeated(ancillary, box, plan)
     if uncertain is not None:
         total, about = one_sigma(sigma[0], coarse, ancillary, plan)
         # In place of the coarse uncertainty, where there is one of that name: it is in the new one.
         companions = [_beside(result, uncertain, total, about), *(c for c in companions if c.name != uncertain)]
-    return _dataset(result, companions, attrs, relative_error(check)), run
+    return _dataset(result, companions, attrs, relative_error(check)), run, check
 
 
 def _in_envelope(coarse: xr.DataArray, box: GeoBox, model: Model | None, force: bool) -> str | None:

@@ -6,6 +6,10 @@ result is a :class:`Report`, for people and as JSON.
 
 Of several outputs, small ones are made side by side. One that fails does not stop the others: what could be written
 is there, and then the first failure is raised, saying how many there were.
+
+A run that was killed is gone on with by the same call and ``resume``: outputs that are complete and were made of the
+same inputs in the same way are left as they are, and of an unfinished one the tiles that are done
+(:mod:`geosr.writing.journal`).
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from geosr.errors import GeosrError, InputError, OutputError, UsageError, blame
+from geosr.errors import GeosrError, InputError, UsageError, blame
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -56,6 +60,7 @@ class Report:
     conservation_error : largest difference between a coarse cell and the mean of its fine cells, over the largest
         |column|; None where it does not apply.
     valid_share : share of the output that is not nodata.
+    resumed : an earlier run had written it, and nothing was left to do.
     """
 
     output: str
@@ -82,6 +87,7 @@ class Report:
     seconds: float | None = None
     megapixels_per_second: float | None = None
     dry_run: bool = False
+    resumed: bool = False
     also_written: list[str] = field(default_factory=list)
 
     @property
@@ -103,6 +109,8 @@ class Report:
             return f"would write {text}"
         if self.valid_share is not None:
             text += f", {self.valid_share:.1%} valid"
+        if self.resumed:
+            return f"{text}; was complete already"
         text += f"; {self.seconds:.1f} s, {self.megapixels_per_second:.2f} Mpixel/s"
         if self.conservation_error is not None:
             text += f"; conservation error {self.conservation_error:.1e} of the largest column"
@@ -116,6 +124,7 @@ def downscale_files(
     scale: int = 4,
     dry_run: bool = False,
     overwrite: bool = False,
+    resume: bool = False,
     creation_options: Mapping[str, str] | None = None,
     threads: int | None = None,
     workers: int | None = None,
@@ -132,6 +141,7 @@ def downscale_files(
     output : file, or a folder where several outputs go; default ``<stem>_x<scale>.tif`` beside the input.
     dry_run : open, check and plan only.
     overwrite, creation_options : see :func:`geosr.writing.write`.
+    resume : go on with what an earlier, unfinished call with the same inputs and options has left.
     threads : how many threads of this process compute; default one per core.
     workers : instead, so many processes of one thread each, on this machine (a script that calls this needs the usual
         ``if __name__ == "__main__":``).
@@ -158,15 +168,13 @@ def downscale_files(
     for sources, target in outputs:
         _check_names(sources, target)
         # Gridding swaths takes a while; with grids, what is wrong with input or options is worth more than this.
-        if len(sources) > 1 and not dry_run:
+        if len(sources) > 1 and not dry_run and not resume:
             check_target(target, overwrite)
     jobs = [_plan(sources, target, scale, dry_run, options) for sources, target in outputs]
     if dry_run:
         return [job.report for job in jobs]
-    for job in jobs:
-        check_target(job.report.output, overwrite)
-    with Crew.of(threads, workers, scheduler, say) as crew:
-        return _write_all(jobs, _Writing(overwrite, dict(creation_options or {}), crew, progress, say))
+    how = _Writing(overwrite, resume, dict(creation_options or {}), progress, say)
+    return _write_those_left(jobs, how, lambda: Crew.of(threads, workers, scheduler, say))
 
 
 def grid_files(
@@ -174,6 +182,7 @@ def grid_files(
     output: StrPath | None = None,
     *,
     overwrite: bool = False,
+    resume: bool = False,
     creation_options: Mapping[str, str] | None = None,
     threads: int | None = None,
     workers: int | None = None,
@@ -199,24 +208,40 @@ def grid_files(
         with blame(source):
             if not is_swath(source):
                 raise InputError("is not a swath, it has a grid already", "geosr downscale takes it as it is")
-    check_target(target, overwrite)
+    if not resume:
+        check_target(target, overwrite)
     started = time.perf_counter()
+    prints = _fingerprints(sources)
     ds = open_no2(sources, **options)
     main = main_variable(ds)
     report = _blank(ds, main, geobox_of(main), sources, target)
-    job = _Job(ds, report, _provenance(sources, options, method="area-weighted mean"), time.perf_counter() - started)
-    with Crew.of(threads, workers, scheduler, say) as crew:
-        return _write_all([job], _Writing(overwrite, dict(creation_options or {}), crew, progress, say))[0]
+    provenance = _provenance(sources, options, method="area-weighted mean")
+    job = _Job(ds, report, provenance, prints, time.perf_counter() - started)
+    how = _Writing(overwrite, resume, dict(creation_options or {}), progress, say)
+    return _write_those_left([job], how, lambda: Crew.of(threads, workers, scheduler, say))[0]
 
 
 @dataclass(frozen=True)
 class _Job:
-    """What is to be written: lazy data, the report as far as it is known, and the seconds that it took so far."""
+    """What is to be written: lazy data, the report as far as it is known, what the input files looked like before they
+    were read, the seconds that it took so far, and the tiles' summaries of their conservation."""
 
     ds: xr.Dataset
     report: Report
     provenance: Provenance
+    prints: dict[Path, Any]
     seconds: float
+    check: Any = None
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """What is made of what, and how: equal for runs that give the same tiles to the bit."""
+        made = self.provenance
+        return {
+            "inputs": [list(pair) for pair in made.inputs],
+            "model": [made.model, made.model_sha256],
+            "options": {"method": made.method, "scale": made.scale, "conserve": made.conserve, **made.options},
+        }
 
 
 @dataclass(frozen=True)
@@ -224,8 +249,8 @@ class _Writing:
     """How it is to be written."""
 
     overwrite: bool
+    resume: bool
     creation_options: dict[str, str]
-    crew: Crew
     progress: Progress | None
     say: Say | None
 
@@ -237,8 +262,9 @@ def _plan(sources: list[Path], target: Path, scale: int, dry_run: bool, options:
     from geosr.variables import main_variable
 
     started = time.perf_counter()
+    prints = _fingerprints(sources)
     with blame(sources[0]):
-        ds, run = prepare(sources, scale, **options)
+        ds, run, check = prepare(sources, scale, **options)
         main = main_variable(ds)
         box = geobox_of(main)
     made = asdict(run)
@@ -246,7 +272,13 @@ def _plan(sources: list[Path], target: Path, scale: int, dry_run: bool, options:
     known = {**made, "uncertainty": uncertainty, "tiles": main.data.npartitions, "dry_run": dry_run}
     report = _blank(ds, main, box, sources, target, **known)
     provenance = _provenance(sources, options, conserve=conserve, **made)
-    return _Job(ds, report, provenance, time.perf_counter() - started)
+    return _Job(ds, report, provenance, prints, time.perf_counter() - started, check)
+
+
+def _fingerprints(sources: list[Path]) -> dict[Path, Any]:
+    from geosr.reading.gate import fingerprint
+
+    return {source: fingerprint(source) for source in sources}
 
 
 def _outputs(
@@ -319,34 +351,82 @@ def _crs_name(name: str) -> str:
 
 def _provenance(sources: list[Path], options: Mapping[str, Any], **more: Any) -> Provenance:
     from geosr.provenance import Provenance, sha256_of
+    from geosr.writing.manifest import check_input
 
     def plain(value: Any) -> Any:
         return value if isinstance(value, str | int | float | bool | list | tuple) else str(value)
 
+    inputs = tuple((source.name, sha256_of(source)) for source in sources)
+    for source, (_, digest) in zip(sources, inputs, strict=True):
+        with blame(source):
+            check_input(source, digest)
     return Provenance(
-        inputs=tuple((s.name, sha256_of(s)) for s in sources),
+        inputs=inputs,
         options={k: plain(v) for k, v in sorted(options.items()) if v is not None},
         **more,
     )
 
 
-def _write_all(jobs: list[_Job], how: _Writing) -> list[Report]:
+def _write_those_left(jobs: list[_Job], how: _Writing, crew: Callable[[], Any]) -> list[Report]:
+    """Write each, but those that an earlier run has written already; reports of all."""
+    from geosr.writing import check_target
+
+    known = {number: report for number, job in enumerate(jobs) if how.resume and (report := _complete(job, how))}
+    left = [job for number, job in enumerate(jobs) if number not in known]
+    for job in left:
+        check_target(job.report.output, how.overwrite, how.resume)
+    made: list[Report] = []
+    if left:
+        with crew() as chosen:
+            made = _write_all(left, how, chosen)
+    fresh = iter(made)
+    return [known[number] if number in known else next(fresh) for number in range(len(jobs))]
+
+
+def _complete(job: _Job, how: _Writing) -> Report | None:
+    """The report of an output that is there, whole, and made of the same inputs in the same way."""
+    from geosr.writing import complete
+
+    manifest = complete(job.ds, job.report.output, main=job.report.variable, key=job.key, options=how.creation_options)
+    if manifest is None:
+        return None
+    found = manifest["statistics"]
+    return replace(
+        job.report,
+        conservation_error=manifest["conservation_error"],
+        valid_share=found["valid"] / found["count"],
+        minimum=found["minimum"],
+        maximum=found["maximum"],
+        resumed=True,
+        also_written=[fspath(p) for p in _files_of(job.report.output, manifest) if fspath(p) != job.report.output],
+    )
+
+
+def _files_of(output: str, manifest: Mapping[str, Any]) -> list[Path]:
+    from geosr.writing.atomic import manifest_of
+
+    return [*(Path(output).with_name(name) for name in manifest["files"]), manifest_of(Path(output))]
+
+
+def _write_all(jobs: list[_Job], how: _Writing, crew: Crew) -> list[Report]:
     """Write each; small ones side by side. What fails is told and raised when all have been tried."""
     from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 
     if len(jobs) == 1:
-        return [_write(jobs[0], how, jobs)]
-    beside, stop = _beside(jobs, how.crew.threads), threading.Event()
+        return [_write(jobs[0], how, crew, jobs)]
+    beside, stop = _beside(jobs, crew.threads), threading.Event()
     done: list[Report | GeosrError] = []
-    with how.crew.shared_by(beside), ThreadPoolExecutor(beside) as pool:
-        futures = [pool.submit(_try, job, how, jobs, stop) for job in jobs]
+    with crew.shared_by(beside), ThreadPoolExecutor(beside) as pool:
+        futures = [pool.submit(_try, job, how, crew, jobs, stop) for job in jobs]
         try:
             for future in wait(futures, return_when=FIRST_EXCEPTION).done:
                 future.result()
             done = [future.result() for future in futures]
-        except BaseException:  # Ctrl-C, or a bug
+        except BaseException as error:  # Ctrl-C, or a bug
             stop.set()
             pool.shutdown(cancel_futures=True)
+            ended = [future.result() for future in futures if future.done() and not future.cancelled()]
+            error.kept = next((found.kept for found in ended if hasattr(found, "kept")), None)  # type: ignore[attr-defined]
             raise
     failed = [found for found in done if isinstance(found, GeosrError)]
     if failed:
@@ -361,9 +441,9 @@ def _beside(jobs: list[_Job], threads: int) -> int:
     return min(len(jobs), threads, _BESIDE)
 
 
-def _try(job: _Job, how: _Writing, jobs: list[_Job], stop: threading.Event) -> Report | GeosrError:
+def _try(job: _Job, how: _Writing, crew: Crew, jobs: list[_Job], stop: threading.Event) -> Report | GeosrError:
     try:
-        return _write(job, how, jobs, stop)
+        return _write(job, how, crew, jobs, stop)
     except GeosrError as error:
         if how.say is not None and not stop.is_set():
             how.say(f"geosr: failed: {error}")
@@ -380,9 +460,11 @@ def _summed_up(failed: list[GeosrError], count: int) -> GeosrError:
     return type(first)(what, first.hint, first.path)
 
 
-def _write(job: _Job, how: _Writing, jobs: list[_Job], stop: threading.Event | None = None) -> Report:
+def _write(job: _Job, how: _Writing, crew: Crew, jobs: list[_Job], stop: threading.Event | None = None) -> Report:
     """Compute and write; the completed report."""
+    from geosr.kernels import error_of
     from geosr.writing import write
+    from geosr.writing.atomic import Stopped
 
     report = job.report
     cells, total = report.cells, sum(other.report.cells for other in jobs)
@@ -392,7 +474,11 @@ def _write(job: _Job, how: _Writing, jobs: list[_Job], stop: threading.Event | N
             with _REPORTING:
                 how.progress(now, total)
         if stop is not None and stop.is_set():
-            raise OutputError("the run was stopped")
+            raise Stopped("the run was stopped")
+
+    def finish(largest: Mapping[str, Any]) -> Provenance:
+        _check_unchanged(job)
+        return job.provenance.finish(error_of(largest["conservation"]) if largest else None)
 
     started = time.perf_counter()
     with blame(report.output):
@@ -400,11 +486,14 @@ def _write(job: _Job, how: _Writing, jobs: list[_Job], stop: threading.Event | N
             job.ds,
             report.output,
             main=report.variable,
-            provenance=lambda scalars: job.provenance.finish(scalars.get("conservation_error")),
+            provenance=finish,
+            checks={} if job.check is None else {"conservation": job.check},
             overwrite=how.overwrite,
+            key=job.key,
+            resume=how.resume,
             creation_options=how.creation_options,
             progress=update,
-            scheduler=how.crew.scheduler,
+            scheduler=crew.scheduler,
         )
     seconds = job.seconds + time.perf_counter() - started
     found = done.statistics
@@ -418,3 +507,11 @@ def _write(job: _Job, how: _Writing, jobs: list[_Job], stop: threading.Event | N
         megapixels_per_second=round(cells / 1e6 / seconds, 3),
         also_written=[fspath(p) for p in done.files if p != done.path],
     )
+
+
+def _check_unchanged(job: _Job) -> None:
+    """Raises an :class:`InputError` if an input is another file than when it was opened."""
+    from geosr.reading.gate import check_unchanged
+
+    for source, seen in job.prints.items():
+        check_unchanged(source, seen)

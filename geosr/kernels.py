@@ -10,6 +10,7 @@ from odc.geo.geobox import GeoBox
 
 from geosr import conserve as conservation
 from geosr.channel import AffineScaler
+from geosr.errors import ModelError
 from geosr.gaps import fill_gaps
 from geosr.grid import cell_areas, refine
 from geosr.interpolate import RADIUS as BICUBIC_RADIUS
@@ -31,12 +32,14 @@ class Predictor:
     reach : coarse cells that a prediction depends on, to each side (the network's receptive radius and the
         bicubic's, from the model).
     model : path of the bundle; None for plain bicubic.
+    sha256 : of the bundle, which must not change while tiles are made.
     scaler : constants between the field's units and the channel.
     """
 
     scale: int
     reach: int
     model: str | None = None
+    sha256: str | None = None
     engine: str = "auto"
     scaler: AffineScaler = AffineScaler()
 
@@ -45,7 +48,7 @@ class Predictor:
         """For fields in ``units``: with ``model``, or bicubic without one."""
         if model is None:
             return cls(scale, BICUBIC_RADIUS)
-        return cls(scale, model.halo, str(model.path), engine, model.card.scaler.in_units(units))
+        return cls(scale, model.halo, str(model.path), model.sha256, engine, model.card.scaler.in_units(units))
 
     @property
     def halo(self) -> int:
@@ -60,21 +63,25 @@ class Predictor:
         """The fine field (h * scale, w * scale) in physical units, of the channel's dtype."""
         if self.model is None:
             return self.scaler.denormalise(bicubic(channel, self.scale))
-        from geosr.models import load_model
-
         # Networks work in float32; what float64 asks for beyond that, conservation restores.
-        fine = load_model(self.model).predict(channel, engine=self.engine)
+        fine = self._network().predict(channel, engine=self.engine)
         return self.scaler.denormalise(fine.astype(channel.dtype, copy=False))
 
     def sigma(self, channel: np.ndarray) -> np.ndarray:
         """The model's one sigma of each fine value, in physical units; a shift of the field changes nothing, so the
         scaler's offset does not enter."""
+        sigma = self._network().sigma(channel, engine=self.engine).astype(channel.dtype, copy=False)
+        return sigma * channel.dtype.type(abs(self.scaler.scale))
+
+    def _network(self) -> Model:
         from geosr.models import load_model
 
         if self.model is None:
-            raise ValueError("bicubic does not predict its error")
-        sigma = load_model(self.model).sigma(channel, engine=self.engine).astype(channel.dtype, copy=False)
-        return sigma * channel.dtype.type(abs(self.scaler.scale))
+            raise ValueError("bicubic has no network")
+        model = load_model(self.model)
+        if self.sha256 not in (None, model.sha256):
+            raise ModelError("the model has changed since the run began", "start again", self.model)
+        return model
 
 
 @dataclass(frozen=True)
@@ -138,3 +145,8 @@ def relative_error(check: Any) -> Any:
 
     error, largest = check[..., 0::2].max(), check[..., 1::2].max()
     return da.where(largest > 0, error / da.maximum(largest, np.finfo(np.float64).tiny), 0.0)
+
+
+def error_of(largest: np.ndarray) -> float:
+    """The same, from the largest error and the largest value of all tiles."""
+    return float(largest[0] / largest[1]) if largest[1] > 0 else 0.0

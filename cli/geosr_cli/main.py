@@ -17,7 +17,7 @@ from typing import Any
 import click
 
 # Commands and the modules (in this package) that define them, in the order of the help.
-COMMANDS = ("downscale", "grid", "info", "evaluate", "degrade", "train", "models", "simulate")
+COMMANDS = ("downscale", "grid", "verify", "info", "evaluate", "degrade", "train", "models", "simulate")
 
 EXIT_BUG = 1
 EXIT_USAGE = 2
@@ -46,8 +46,8 @@ class GeosrGroup(click.Group):
             return super().invoke(ctx)
         except (click.exceptions.Exit, click.ClickException, click.Abort):
             raise
-        except KeyboardInterrupt:
-            _say("interrupted; nothing was written")
+        except KeyboardInterrupt as error:
+            _say(_interrupted("interrupted", error))
             ctx.exit(EXIT_INTERRUPTED)
         except Exception as error:
             if ctx.find_root().meta.get("geosr.debug"):
@@ -76,6 +76,14 @@ def _report_failure(error: Exception) -> int:
     return EXIT_BUG
 
 
+def _interrupted(how: str, error: BaseException) -> str:
+    """What an interrupted run leaves."""
+    kept = getattr(error, "kept", None)
+    if kept is None:
+        return f"{how}; nothing was written"
+    return f"{how}; finished tiles are kept in {kept}: --resume goes on with them, --overwrite starts anew"
+
+
 def _folder_exists() -> bool:
     try:
         return bool(os.getcwd())
@@ -86,7 +94,7 @@ def _folder_exists() -> bool:
 def _say(text: str) -> None:
     """One line on stderr, whatever control characters a file name or an attribute holds."""
     line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-    complain(f"geosr: error: {line}" if not line.startswith("interrupted") else f"geosr: {line}")
+    complain(f"geosr: {line}" if line.startswith(("interrupted", "terminated")) else f"geosr: error: {line}")
 
 
 def complain(text: str) -> None:
@@ -133,9 +141,12 @@ def share_one_heap() -> None:
         ctypes.CDLL(None).mallopt(-8, 1)  # M_ARENA_MAX of malloc.h; other C libraries have no mallopt
 
 
+class Terminated(SystemExit):
+    """A signal asked for the end; like every exception it unwinds the stack, so that temporary files are removed."""
+
+
 def _terminate(signum: int, frame: FrameType | None) -> None:
-    # SystemExit unwinds the stack, so that temporary files are removed.
-    raise SystemExit(128 + signum)
+    raise Terminated(128 + signum)
 
 
 def main() -> None:
@@ -155,9 +166,12 @@ def main() -> None:
     except click.ClickException as error:
         _say(error.format_message())
         sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        _say("interrupted; nothing was written")
+    except (click.Abort, KeyboardInterrupt) as interrupt:
+        _say(_interrupted("interrupted", interrupt))
         sys.exit(EXIT_INTERRUPTED)
+    except Terminated as end:
+        _say(_interrupted("terminated", end))
+        raise
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(EXIT_PIPE)

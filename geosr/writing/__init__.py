@@ -3,8 +3,9 @@
 The suffix chooses the format: ``.tif`` a Cloud-Optimised GeoTIFF with its QGIS style (:mod:`~geosr.writing.cog`,
 :mod:`~geosr.writing.style`), ``.nc`` CF NetCDF (:mod:`~geosr.writing.netcdf`), ``.zarr`` the same content as a Zarr
 store (:mod:`~geosr.writing.zarr`). What they share: the data pass (:mod:`~geosr.writing.stream`, by threads or on a
-cluster, :mod:`~geosr.writing.cluster`), the CF content (:mod:`~geosr.writing.cf`), and appearing whole or not at all
-(:mod:`~geosr.writing.atomic`).
+cluster, :mod:`~geosr.writing.cluster`), the CF content (:mod:`~geosr.writing.cf`), appearing whole or not at all
+(:mod:`~geosr.writing.atomic`), going on after a kill (:mod:`~geosr.writing.journal`), and the checksums beside the
+output (:mod:`~geosr.writing.manifest`).
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from geosr._version import __version__
 from geosr.errors import OutputError, UsageError, blame
 from geosr.provenance import Provenance
-from geosr.writing.atomic import SUFFIXES, Staging, check_target, format_of, sidecars
+from geosr.writing.atomic import MANIFEST, SUFFIXES, Staging, check_target, format_of, sidecars
 from geosr.writing.ledger import Ledger, Statistics
-from geosr.writing.stream import Plan, plan
+from geosr.writing.manifest import is_complete, size_of, text_of
+from geosr.writing.stream import Finish, Plan, plan
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -35,7 +38,7 @@ class WriteReport:
     Attributes
     ----------
     path : the output.
-    files : everything written, the output first (a GeoTIFF brings its ``.qml``).
+    files : everything written: the output, a GeoTIFF's ``.qml``, the manifest.
     format : "GeoTIFF", "NetCDF" or "Zarr".
     shape : of the main variable.
     bytes : size of all files on disk.
@@ -59,8 +62,11 @@ def write(
     path: str | os.PathLike[str],
     *,
     main: str,
-    provenance: Provenance | Callable[[Mapping[str, float]], Provenance],
+    provenance: Provenance | Finish,
+    checks: Mapping[str, Any] | None = None,
     overwrite: bool = False,
+    key: Mapping[str, Any] | None = None,
+    resume: bool = False,
     creation_options: Mapping[str, Any] | None = None,
     progress: Callable[[int], None] | None = None,
     scheduler: Any = None,
@@ -76,10 +82,13 @@ def write(
         or more are written as they are; others are cut anew first.
     path : the suffix chooses the format.
     main : name of the main variable.
-    provenance : or a function of the scalars that gives it, called once after the last tile has been computed.
-        The scalars are the 0-d variables of ``ds``, computed in the same pass: the conservation error is known
-        only then.
-    overwrite : replace an existing output.
+    provenance : or a function that gives it, called once after the last tile has been computed, with the largest
+        values of each of ``checks`` (the conservation error is known only then).
+    checks : lazy arrays with one small block for each chunk of the main variable, computed in the same pass.
+    overwrite : replace an existing output, and what an unfinished run has left of it.
+    key : JSON-serialisable: inputs, model, options; the same for calls that give the same tiles to the bit. With it, a
+        run that is killed can be gone on with.
+    resume : go on with the tiles that an unfinished run with the same ``key`` has left, if there are any.
     creation_options : of GDAL's COG driver for a GeoTIFF; ``ZLEVEL`` for NetCDF.
     progress : called with the number of main-variable cells that have just landed; the calls sum up to its size.
     scheduler : as for ``dask.compute``. With a distributed client, workers compute and write, into the folder of
@@ -91,6 +100,10 @@ def write(
     UsageError, OutputError
         See :func:`~geosr.writing.atomic.check_target`; OutputError too when the writing fails, when what was written
         does not read back, or a worker does not see the folder. Nothing is left then, and an old output stays.
+    OutputLockedError
+        Another run is writing the same output.
+    InputError, ModelError, UsageError
+        With ``resume``: the unfinished run had another input, model, or other options.
     ResourceError
         A cluster without workers, without scheduler, or without this geosr (:mod:`~geosr.writing.cluster`).
 
@@ -98,36 +111,67 @@ def write(
     """
     started = time.perf_counter()
     with blame(path):
-        target = check_target(path, overwrite)
-        job = plan(ds, main)
-        finish = provenance if callable(provenance) else lambda _: provenance
+        target = check_target(path, overwrite, resume)
+        job = plan(ds, main, checks)
         kind = format_of(target)
         options = _options(kind, creation_options)
-    make = {"GeoTIFF": _geotiff, "NetCDF": _netcdf, "Zarr": _zarr}[kind]
+    finish: Finish = provenance if callable(provenance) else lambda _: provenance
+    full = None if key is None else full_key(key, job, kind, options)
+    beside = sidecars(target)
+    goals = [target, *([beside.pop(".qml")] if ".qml" in beside else [])]
+    manifest = beside.pop(MANIFEST)
     try:
-        files, ledger, final = make(
-            job,
-            target,
-            overwrite,
-            attrs=dict(ds.attrs),
-            provenance=finish,
-            options=options,
-            progress=progress,
-            scheduler=scheduler,
-        )
+        with Staging(target, overwrite, full, resume) as staging:
+            made, ledger, final = _MAKE[kind](
+                job,
+                staging,
+                attrs=dict(ds.attrs),
+                provenance=finish,
+                options=options,
+                progress=progress,
+                scheduler=scheduler,
+            )
+            statistics = ledger.statistics()
+            with staging.explained():
+                files = dict(zip(made, goals, strict=True))
+                text = staging.path("made.json")
+                text.write_text(text_of(files, final, statistics, full), encoding="utf-8")
+            # The style before the raster that it belongs to: who opens that finds both.
+            staging.commit({**dict(reversed(files.items())), text: manifest}, stale=beside.values())
     except OutputError as error:
         error.path = error.path or os.fspath(path)
         raise
+    written = (*goals, manifest)
     return WriteReport(
         path=target,
-        files=files,
+        files=written,
         format=kind,
         shape=job.main.shape,
-        bytes=sum(_size(f) for f in files),
+        bytes=sum(map(size_of, written)),
         seconds=time.perf_counter() - started,
-        statistics=ledger.statistics(),
+        statistics=statistics,
         provenance=final,
     )
+
+
+def complete(
+    ds: xr.Dataset,
+    path: str | os.PathLike[str],
+    *,
+    main: str,
+    key: Mapping[str, Any],
+    options: Mapping[str, Any] | None = None,
+) -> dict[str, Any] | None:
+    """The manifest of ``path``, if that is whole and what :func:`write` would make with these arguments."""
+    kind = format_of(path)
+    return is_complete(path, full_key(key, plan(ds, main), kind, _options(kind, options)))
+
+
+def full_key(key: Mapping[str, Any], job: Plan, kind: str, options: Mapping[str, str]) -> dict[str, Any]:
+    """``key`` with what the writing adds to it."""
+    grid = [list(job.box.shape), list(map(float, job.box.affine[:6])), [list(edge) for edge in job.edges]]
+    output = [kind, dict(sorted(options.items())), [str(f.name) for f in job.fields]]
+    return {**key, "geosr": __version__, "grid": grid, "output": output}
 
 
 def _options(kind: str, given: Mapping[str, Any] | None) -> dict[str, str]:
@@ -144,46 +188,37 @@ def _options(kind: str, given: Mapping[str, Any] | None) -> dict[str, str]:
     return {}
 
 
-_Made = tuple[tuple[Path, ...], Ledger, Provenance]
+_Made = tuple[list[Path], Ledger, Provenance]
 
 
-def _geotiff(job: Plan, target: Path, overwrite: bool, **how: Any) -> _Made:
+def _geotiff(job: Plan, staging: Staging, **how: Any) -> _Made:
     import rasterio
 
     from geosr.writing.cog import CACHE_BYTES, write_cog
     from geosr.writing.style import qml, robust_range
 
-    beside = sidecars(target)
-    style = beside.pop(".qml")
-    with Staging(target, overwrite) as staging:
-        made, ledger, final = write_cog(job, staging, **how)
-        with staging.explained(), rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES):
-            layers = job.main.shape[0] if job.main.ndim == 3 else 1
-            low, high = robust_range(made, range(1, layers + 1))
-            text = staging.path("made.qml")
-            text.write_text(qml(low, high, str(job.main.attrs.get("units", ""))), encoding="utf-8")
-        staging.commit({text: style, made: target}, stale=beside.values())
-    return (target, style), ledger, final
+    made, ledger, final = write_cog(job, staging, **how)
+    with staging.explained(), rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES):
+        layers = job.main.shape[0] if job.main.ndim == 3 else 1
+        low, high = robust_range(made, range(1, layers + 1))
+        style = staging.path("made.qml")
+        style.write_text(qml(low, high, str(job.main.attrs.get("units", ""))), encoding="utf-8")
+    return [made, style], ledger, final
 
 
-def _netcdf(job: Plan, target: Path, overwrite: bool, **how: Any) -> _Made:
+def _netcdf(job: Plan, staging: Staging, **how: Any) -> _Made:
     from geosr.writing.netcdf import write_netcdf
 
-    with Staging(target, overwrite) as staging:
-        made, ledger, final = write_netcdf(job, staging, **how)
-        staging.commit({made: target})
-    return (target,), ledger, final
+    made, ledger, final = write_netcdf(job, staging, **how)
+    return [made], ledger, final
 
 
-def _zarr(job: Plan, target: Path, overwrite: bool, **how: Any) -> _Made:
+def _zarr(job: Plan, staging: Staging, *, options: Mapping[str, str], **how: Any) -> _Made:
     from geosr.writing.zarr import write_zarr
 
-    how.pop("options")
-    with Staging(target, overwrite) as staging:
-        made, ledger, final = write_zarr(job, staging, **how)
-        staging.commit({made: target})
-    return (target,), ledger, final
+    made, ledger, final = write_zarr(job, staging, **how)
+    return [made], ledger, final
 
 
-def _size(path: Path) -> int:
-    return sum(f.stat().st_size for f in path.rglob("*") if f.is_file()) if path.is_dir() else path.stat().st_size
+# What is made in the staging folder: the output, then what belongs to it.
+_MAKE: dict[str, Callable[..., _Made]] = {"GeoTIFF": _geotiff, "NetCDF": _netcdf, "Zarr": _zarr}

@@ -1,8 +1,12 @@
 """Outputs that appear whole or not at all.
 
-Everything is made in a hidden folder beside the target, ``.<name>.<random>.partial``, on the same file system;
-verified there; flushed to disk; and only then renamed into place. On any failure, Ctrl-C included, the folder
-goes and what stood at the target stays. A run that is killed outright leaves that folder, never a half target.
+Everything is made in a hidden folder beside the target, ``.<name>.partial``, on the same file system; verified there;
+flushed to disk; and only then renamed into place, the manifest last (:mod:`~geosr.writing.manifest`). On any failure
+the folder goes and what stood at the target stays. A run that is killed outright leaves that folder, never a half
+target; one that is interrupted leaves it if there is work in it that is worth keeping. With its journal
+(:mod:`~geosr.writing.journal`) a later run can go on.
+
+The folder is locked while a run works in it: of two runs on one output the second is refused.
 
 GDAL returns success on a full disk (most of the time), so "no exception" proves nothing: the writers read their
 file back and compare it with checksums taken from the data (:mod:`geosr.writing.stream`).
@@ -13,20 +17,34 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import secrets
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from geosr.errors import GeosrError, OutputError, OutputLockedError, UsageError
+from geosr.errors import GeosrError, GeosrWarning, OutputError, OutputLockedError, UsageError
+from geosr.writing import journal as journals
+from geosr.writing.journal import Journal
 
 #: What each suffix means.
 SUFFIXES = {".tif": "GeoTIFF", ".tiff": "GeoTIFF", ".nc": "NetCDF", ".zarr": "Zarr"}
 
+#: What the name of a manifest adds to its output's.
+MANIFEST = ".json"
+
 # Files that GDAL and QGIS read together with <name>.tif. An old one would speak for the new raster: statistics
 # (.aux.xml), overviews (.ovr), mask (.msk).
 _GDAL_SIDECARS = (".aux.xml", ".ovr", ".msk")
+
+#: An interrupted run keeps its tiles for ``--resume`` if it has worked for so many seconds: less is sooner done again
+#: than asked about.
+KEEP_SECONDS = 10.0
+
+# What linking says to folders, and on file systems that know no links.
+_NO_LINK = (errno.EPERM, errno.EISDIR, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EMLINK, errno.EACCES)
 
 # Less than this much room left after a failed write means that the disk filled up.
 _FULL_BYTES = 4 << 20
@@ -43,19 +61,35 @@ def format_of(path: str | os.PathLike[str]) -> str:
 
 def sidecars(path: Path) -> dict[str, Path]:
     """Files that belong to the output ``path`` by their name, by kind."""
+    beside = {MANIFEST: manifest_of(path)}
     if format_of(path) != "GeoTIFF":
-        return {}
+        return beside
     found = {suffix: path.with_name(path.name + suffix) for suffix in _GDAL_SIDECARS}
-    return {".qml": path.with_suffix(".qml"), **found}
+    return {".qml": path.with_suffix(".qml"), **found, **beside}
 
 
-def check_target(path: str | os.PathLike[str], overwrite: bool = False) -> Path:
+def manifest_of(path: Path) -> Path:
+    """Where the manifest of the output ``path`` lies (:mod:`~geosr.writing.manifest`)."""
+    return path.with_name(_shortened(path.name, 250) + MANIFEST)
+
+
+def _shortened(name: str, most: int) -> str:
+    """File names may have 255 bytes, and an output's own may use them all."""
+    return os.fsdecode(os.fsencode(name)[:most])
+
+
+class Stopped(OutputError):
+    """The run was stopped: not a failure of this output."""
+
+
+def check_target(path: str | os.PathLike[str], overwrite: bool = False, resume: bool = False) -> Path:
     """Everything that can be known to be wrong with the output before any computing.
 
     Parameters
     ----------
     path : the output; its suffix names the format.
-    overwrite : an existing output may be replaced.
+    overwrite : an existing output may be replaced, and what an unfinished run has left.
+    resume : what an unfinished run has left may be used.
 
     Returns
     -------
@@ -67,7 +101,10 @@ def check_target(path: str | os.PathLike[str], overwrite: bool = False) -> Path:
         Unknown suffix; a ``.zarr`` without the package zarr.
     OutputError
         The folder is missing or not writable, the output exists without ``overwrite``, or what exists there is
-        not something that geosr replaces (a folder that is no Zarr store, a device).
+        not something that geosr replaces (a folder that is no Zarr store, a device); an unfinished run has left
+        tiles.
+    OutputLockedError
+        Another run is writing it.
     """
     target = Path(os.path.abspath(path))
     kind = format_of(target)
@@ -78,13 +115,16 @@ def check_target(path: str | os.PathLike[str], overwrite: bool = False) -> Path:
     for file in (target, *sidecars(target).values()):
         if not os.path.lexists(file):
             continue
-        _check_replaceable(file, is_store=kind == "Zarr", path=path)
+        _check_replaceable(file, is_store=kind == "Zarr" and file == target, path=path)
         if not overwrite:
             what = "exists" if file == target else f"{file.name} exists beside it"
             raise OutputError(what, "use --overwrite to replace it", path)
     with _explained(path, target.parent):
-        probe = _partial_folder(target)
-        probe.rmdir()
+        folder = partial_folder(target)
+        with _locked(folder, path):
+            _check_leftovers(folder, overwrite or resume, path)
+            with contextlib.suppress(OSError):  # not empty
+                folder.rmdir()
     return target
 
 
@@ -110,12 +150,53 @@ def _check_replaceable(file: Path, is_store: bool, path: str | os.PathLike[str])
         raise OutputError("is a folder that is not a Zarr store, and is not replaced", "choose another name", path)
 
 
-def _partial_folder(target: Path) -> Path:
-    # File names may have 255 bytes; the target's own may use them all.
-    stem = os.fsdecode(os.fsencode(target.name)[:200])
-    folder = target.with_name(f".{stem}.{secrets.token_hex(4)}.partial")
-    folder.mkdir()
-    return folder
+def partial_folder(target: Path) -> Path:
+    """The hidden folder in which ``target`` is made."""
+    return target.with_name(f".{_shortened(target.name, 240)}.partial")
+
+
+def _check_leftovers(folder: Path, allowed: bool, path: str | os.PathLike[str]) -> None:
+    if not allowed and (tiles := journals.count(folder)):
+        what = f"an unfinished run has left {tiles} tiles in {folder}"
+        raise OutputError(what, "--resume goes on with it, --overwrite starts anew", path)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, path: str | os.PathLike[str]) -> Iterator[None]:
+    """Make ``folder`` where it is not there, and hold its lock."""
+    while True:
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()
+        try:
+            handle = os.open(folder, os.O_RDONLY)
+        except FileNotFoundError:  # another run has just removed it
+            continue
+        try:
+            if not _lock(handle):
+                what = "another run is writing it at this moment"
+                raise OutputLockedError(what, "wait for it, or name another output with -o", path)
+            try:
+                current = os.stat(folder).st_ino == os.fstat(handle).st_ino
+            except FileNotFoundError:
+                current = False
+            if current:
+                yield
+                return
+        finally:
+            os.close(handle)
+
+
+def _lock(handle: int) -> bool:
+    """Lock an open folder until it is closed, at the latest when the process ends; False if another holds it."""
+    try:
+        import fcntl
+    except ImportError:  # no such locks on this system: the last one that renames wins, whole
+        return True
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in (errno.EWOULDBLOCK, errno.EACCES)  # others: a file system without locks
+    return True
 
 
 class Staging(contextlib.AbstractContextManager):
@@ -124,21 +205,75 @@ class Staging(contextlib.AbstractContextManager):
     >>> with Staging(target) as staging:                       # doctest: +SKIP
     ...     make(staging.path("out.tif"))
     ...     staging.commit({staging.path("out.tif"): target})
+
+    Parameters
+    ----------
+    key : what is being made (:class:`~geosr.writing.journal.Journal`); None for what cannot be gone on with.
+    resume : go on with what a run with the same key has left.
+
+    Attributes
+    ----------
+    journal : of the run; None without ``key``.
+    resumed : there were tiles to go on with.
     """
 
-    def __init__(self, target: Path, overwrite: bool = False) -> None:
+    def __init__(
+        self, target: Path, overwrite: bool = False, key: Mapping[str, Any] | None = None, resume: bool = False
+    ) -> None:
         self.target = target
         self.overwrite = overwrite
+        self.key = key
+        self.resume = resume
+        self.journal: Journal | None = None
+        self.resumed = False
+        #: ``with explained():`` turns any failure of a library into an OutputError that says why; picklable.
+        self.explained = partial(_explained, target, target.parent)
         self._folder: Path | None = None
+        self._held = contextlib.ExitStack()
+        self._started = time.monotonic()
 
     def __enter__(self) -> Staging:
-        with _explained(self.target, self.target.parent):
-            self._folder = _partial_folder(self.target)
+        with contextlib.ExitStack() as held, _explained(self.target, self.target.parent):
+            folder = partial_folder(self.target)
+            held.enter_context(_locked(folder, self.target))
+            self.resumed = self._can_resume(folder)
+            if not self.resumed:
+                _check_leftovers(folder, self.overwrite or self.resume, self.target)
+                journals.clear(folder)
+            if self.key is not None:
+                self.journal = held.enter_context(Journal(folder, self.key))
+            self._folder, self._held = folder, held.pop_all()
         return self
 
-    def __exit__(self, *exc: object) -> None:
-        if self._folder is not None:
-            _remove(self._folder)
+    def _can_resume(self, folder: Path) -> bool:
+        """Are there tiles of the same run? Raises where they are of another, and may not be thrown away."""
+        if not self.resume or self.key is None or not (tiles := journals.count(folder)):
+            return False
+        there = journals.key_of(folder)
+        changed = journals.differences(there, self.key) if there is not None else ["journal"]
+        if not changed:
+            return True
+        if changed in (["geosr"], ["journal"]):
+            why = "the journal is damaged" if there is None else f"geosr {there.get('geosr')} made them"
+            warnings.warn(GeosrWarning(f"{tiles} finished tiles are done again: {why}"), stacklevel=2)
+        elif not self.overwrite:
+            what = f"the unfinished run in {folder} had {journals.told(changed)}"
+            raise journals.error_for(changed)(what, "--overwrite starts anew", self.target)
+        return False
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        with self._held:
+            if self._folder is None:
+                return
+            if isinstance(error, (KeyboardInterrupt, SystemExit, Stopped)) and self._worth_keeping():
+                error.kept = self._folder  # type: ignore[union-attr]
+            else:
+                _remove(self._folder)
+
+    def _worth_keeping(self) -> bool:
+        if self._folder is None or self.journal is None:
+            return False
+        return time.monotonic() - self._started >= KEEP_SECONDS and journals.count(self._folder) > 0
 
     def path(self, name: str) -> Path:
         """A path inside the folder."""
@@ -146,18 +281,13 @@ class Staging(contextlib.AbstractContextManager):
             raise RuntimeError("the staging folder is not open")
         return self._folder / name
 
-    @contextlib.contextmanager
-    def explained(self) -> Iterator[None]:
-        """Turn any failure of a library inside into an :class:`OutputError` that says why."""
-        with _explained(self.target, self.target.parent):
-            yield
-
     def commit(self, files: Mapping[Path, Path], stale: Iterable[Path] = ()) -> None:
-        """Flush ``files`` (made: final) to disk and rename them into place, the last one last.
+        """Flush ``files`` (made: final) to disk and rename them into place, in their order: the target first but for
+        what belongs to it, the manifest last.
 
-        ``stale`` files are removed. If a step fails, the steps before it are undone, so that the old output
-        stays with its sidecars. A single file is replaced atomically; a Zarr store, being a folder, is absent
-        for the moment between two renames.
+        ``stale`` files, and an old manifest, are removed before. If a step fails, the steps before it are undone, so
+        that the old output stays with its sidecars. The target is replaced atomically: who looks sees the old one or
+        the new one, whole; a Zarr store, being a folder, is absent for the moment between two renames.
         """
         with self.explained():
             for made in files:
@@ -165,20 +295,29 @@ class Staging(contextlib.AbstractContextManager):
             if not self.overwrite and os.path.lexists(self.target):
                 raise OutputLockedError("has been written by another run meanwhile", "compare the two", self.target)
             with contextlib.ExitStack() as undo:
-                for number, old in enumerate(stale):
+                for number, old in enumerate(dict.fromkeys([manifest_of(self.target), *stale])):
                     if os.path.lexists(old):
                         self._move(old, self.path(f"stale{number}"), undo)
-                *before, last = files.items()
-                for number, (made, final) in enumerate(before):
-                    if os.path.lexists(final):
-                        self._move(final, self.path(f"old{number}"), undo)
-                    self._move(made, final, undo)
-                made, final = last
-                if final.is_dir() and not final.is_symlink():
-                    self._move(final, self.path("old"), undo)
-                os.replace(made, final)
+                for number, (made, final) in enumerate(files.items()):
+                    self._replace(made, final, self.path(f"old{number}"), undo)
                 undo.pop_all()
             _fsync(self.target.parent)
+
+    def _replace(self, made: Path, final: Path, aside: Path, undo: contextlib.ExitStack) -> None:
+        if not os.path.lexists(final):
+            self._move(made, final, undo)
+            return
+        try:
+            # A second name for what is there: it can be put back, and is never gone.
+            os.link(final, aside, follow_symlinks=False)
+        except (OSError, NotImplementedError) as error:
+            if isinstance(error, OSError) and error.errno not in _NO_LINK:
+                raise
+            self._move(final, aside, undo)
+            self._move(made, final, undo)
+        else:
+            undo.callback(os.replace, aside, final)
+            os.replace(made, final)
 
     @staticmethod
     def _move(source: Path, goal: Path, undo: contextlib.ExitStack) -> None:

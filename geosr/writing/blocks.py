@@ -1,8 +1,8 @@
 """Blocks on their way into a GeoTIFF: compressed by the tasks of the tiles, gathered, laid out, copied.
 
 Each process that computes appends its blocks to files of its own in the staging folder, one for each layer and row of
-tiles, which go as soon as they have been copied; what travels from there is where the blocks lie, their sizes and
-checksums. A tile gives its blocks of every overview on which it has blocks to itself
+tiles, which stay until all is done, for a run that goes on with them; what travels from there is where the blocks lie,
+their sizes and checksums. A tile gives its blocks of every overview on which it has blocks to itself
 (with tiles of 1024 cells and blocks of 512: the first); of the next overview it leaves its uncompressed share, of
 which :func:`finish_overviews` makes the rest of the pyramid at the end, one block after the other.
 """
@@ -13,7 +13,7 @@ import os
 import secrets
 import threading
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -28,10 +28,7 @@ from geosr.writing.stream import Landed, Place, Window
 
 #: Where one block (or share of an overview) lies: layer, place in the pyramid (of a share: row and column of its first
 #: cell), offset in the file of the process that made it (-1: a block without values, not stored), bytes, CRC-32.
-_ENTRY = np.dtype(
-    [("field", "u2"), ("lead", "u4"), ("level", "u1"), ("y", "u4"), ("x", "u4")]
-    + [("offset", "i8"), ("size", "u4"), ("crc", "u4")]
-)
+ENTRY = ("field", "lead", "level", "y", "x", "offset", "size", "crc")
 _PLACED = np.dtype([("file", "u4"), ("offset", "i8"), ("size", "u4"), ("crc", "u4")])
 
 _NO_VALUES = -1
@@ -44,20 +41,17 @@ _FEW = 16
 # Files that are open for reading at once.
 _OPEN_FILES = 64
 
+# Blocks that one thread copies or compares in a row.
+_RUN = 32
+
 # Threads of one process append to its file one after the other.
 _APPENDING = threading.Lock()
 _PROCESS = secrets.token_hex(8)
 
 
-@dataclass(frozen=True)
-class Record:
-    """What one tile has stored: the process that did, entries, and checksums of the values of some blocks by (field,
-    lead, row, column).
-    """
-
-    process: str
-    entries: np.ndarray
-    checks: dict[tuple[int, int, int, int], int]
+#: What one tile has stored: the process that did, :data:`ENTRY` of each block, and of some blocks (field, lead, row,
+#: column, checksum of the values).
+Record = tuple[str, list[tuple[int, ...]], list[tuple[int, ...]]]
 
 
 @dataclass(frozen=True)
@@ -90,7 +84,7 @@ class BlockSink:
                 stored = (_NO_VALUES, 0, 0) if data is None else (end, len(data), crc32(data))
                 entries.append((window.field, window.lead, level, y, x, *stored))
                 end += len(data or b"")
-        return Record(process, np.array(entries, dtype=_ENTRY), checks)
+        return process, entries, [(*place, crc) for place, crc in checks.items()]
 
     def _pieces(self, place: Place, values: np.ndarray) -> Iterator[tuple[int, int, int, bytes | None]]:
         """(level, y, x, bytes or None for nothing but NaN) of the blocks of one layer, then of its share."""
@@ -175,17 +169,35 @@ class Directory:
 
     def take(self, landed: Landed) -> None:
         record: Record = landed.record
-        self.checks |= record.checks
-        for item in record.entries:
-            layer = int(item["field"]), int(item["lead"])
-            band, number = self.bands[layer], self.number(_file_name(record.process, *layer, landed.place.top))
-            level, y, x = int(item["level"]), int(item["y"]), int(item["x"])
-            placed = (number, item["offset"], item["size"], item["crc"])
+        process, entries, checks = record
+        self.checks |= {(f, lead, y, x): crc for f, lead, y, x, crc in checks}
+        for f, lead, level, y, x, *stored in entries:
+            band, number = self.bands[f, lead], self.number(_file_name(process, f, lead, landed.place.top))
+            placed = (number, *stored)
             if level == self.shared:
                 rows, cols = ([e >> level for e in axis[:-1]] for axis in self.edges)
                 self.shares[band, bisect_right(rows, y) - 1, bisect_right(cols, x) - 1] = placed
             else:
                 self.levels[level][band, y, x] = placed
+
+    def intact(self, landed: Landed) -> bool:
+        """Is what an earlier run has stored of this tile there, to the bit?"""
+        try:
+            process, entries, checks = landed.record
+            wanted = {(f, lead) for f, lead, _ in landed.tiles}
+            if not all(set(map(type, item)) == {int} for item in (*entries, *checks)) or "/" in process:
+                return False
+            if {(f, lead) for f, lead, *_ in entries} != wanted or not wanted <= set(self.bands):
+                return False
+            for f, lead, _, _, _, offset, size, crc in entries:
+                if offset != _NO_VALUES:
+                    with open(self.folder / _file_name(process, f, lead, landed.place.top), "rb") as file:
+                        file.seek(offset)
+                        if crc32(file.read(size)) != crc:
+                            return False
+        except (OSError, ValueError, TypeError):
+            return False
+        return True
 
     def number(self, name: str) -> int:
         """Of a file in the staging folder."""
@@ -229,13 +241,6 @@ class Blocks:
             file = self._open[number]
             file.seek(int(entry["offset"]))
             return file.read(int(entry["size"]))
-
-    def drop(self, number: int) -> None:
-        """Remove a file that is not needed any more, before its pages go to the disk for nothing."""
-        with self._reading:
-            if number in self._open:
-                self._open.pop(number).close()
-            self._paths[number].unlink()
 
 
 def finish_overviews(directory: Directory, codec: Codec, resampling: str, threads: int = 1) -> None:
@@ -336,24 +341,36 @@ def _paste(onto: np.ndarray, what: np.ndarray, top: int, left: int) -> None:
 
 
 def copy_blocks(
-    directory: Directory, file: BinaryIO, level: int, offsets: np.ndarray, sizes: np.ndarray, codec: Codec
+    directory: Directory, made: Path, level: int, offsets: np.ndarray, sizes: np.ndarray, codec: Codec, threads: int = 1
 ) -> None:
-    """Write the blocks of one level at the end of ``file``, where ``offsets`` says, each between its size and its last
-    bytes (:func:`geosr.writing.tiff.layout`). Files that hold nothing but what has been copied go.
+    """Write the blocks of one level into the file ``made``, where ``offsets`` says, each between its size and its last
+    bytes (:func:`geosr.writing.tiff.layout`).
     """
     entries = directory.levels[level].reshape(-1)
-    left = np.bincount(entries["file"][entries["offset"] >= 0], minlength=len(directory.files))
-    with directory.open() as blocks:
-        for entry, offset, size in zip(entries, offsets, sizes, strict=True):
-            if size:
+
+    def copy(run: slice) -> None:
+        with directory.open() as blocks, open(made, "r+b") as file:
+            for entry, offset, size in zip(entries[run], offsets[run].tolist(), sizes[run].tolist(), strict=True):
+                if not size:
+                    continue
                 data = missing(codec) if entry["offset"] == _NO_VALUES else blocks.read(entry)
-                if file.tell() + 4 != offset or len(data) != size:
+                if len(data) != size:
                     raise GeosrError(f"a block of level {level} is out of place", "report this bug")
+                if file.tell() != offset - 4:
+                    file.seek(offset - 4)
                 file.writelines((len(data).to_bytes(4, "little"), data, data[-4:]))
-            if entry["offset"] >= 0 and level == 0:  # the last level that is copied
-                left[entry["file"]] -= 1
-                if not left[entry["file"]]:
-                    blocks.drop(int(entry["file"]))
+
+    in_runs(copy, len(entries), threads)
+
+
+def in_runs(call: Callable[[slice], None], count: int, threads: int) -> None:
+    """``call`` with one stretch of ``range(count)`` after the other, by several threads."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    runs = [slice(start, min(start + _RUN, count)) for start in range(0, count, _RUN)]
+    with ThreadPoolExecutor(max(1, min(threads, len(runs)))) as pool:
+        for _ in pool.map(call, runs):
+            pass
 
 
 def sizes_of(directory: Directory, level: int, codec: Codec, sparse: bool) -> np.ndarray:

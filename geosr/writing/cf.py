@@ -158,7 +158,11 @@ def _with_other_coordinates(frame: xr.Dataset, job: Plan) -> xr.Dataset:
             continue
         if coord.dtype.kind not in "iufMUS" or name == GRID_MAPPING:
             continue
-        kept = {k: coord.attrs[k] for k in ("units", "long_name", "standard_name", "positive") if k in coord.attrs}
+        kept = {
+            k: coord.attrs[k]
+            for k in ("units", "calendar", "long_name", "standard_name", "positive")
+            if k in coord.attrs
+        }
         if coord.dtype.kind == "M":
             kept = {"long_name": kept.get("long_name", "time"), **_TIME_ATTRS}
         if name == job.lead and coord.dtype.kind == "M":

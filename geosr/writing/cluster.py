@@ -27,19 +27,13 @@ _PAUSE = 0.02
 _CHECK = 1.0
 
 
-def compute(
-    client: Any, records: Any, scalars: list[Any], land: Callable[[Any], None], folder: Path | None = None
-) -> list[Any]:
-    """Compute ``records`` (a dask array of one object a chunk) and ``scalars`` in one graph.
+def compute(client: Any, records: Any, land: Callable[[Any], None], folder: Path | None = None) -> None:
+    """Compute ``records``, a dask array of one object a chunk, in one graph.
 
     Parameters
     ----------
     land : called here with each record, as it comes.
     folder : where the tasks write; every worker must see it.
-
-    Returns
-    -------
-    The values of ``scalars``.
 
     Raises
     ------
@@ -50,32 +44,22 @@ def compute(
 
     What a task raises is raised here.
     """
-    import dask
     from distributed import as_completed, futures_of
 
     check_workers(client, folder)
-    lazy = [s for s in scalars if dask.is_dask_collection(s)]
     with _explained(client):
-        persisted, *others = client.persist([records, *lazy])
-    futures, last = futures_of(persisted), [futures_of(o)[0] for o in others]
-    names = {f.key: i for i, f in enumerate(last)}
-    values: dict[int, Any] = {}
-    del persisted, others
-    waiting = as_completed([*futures, *last], loop=client.loop, with_results=True)
+        persisted = client.persist(records)
+    futures = futures_of(persisted)
+    del persisted
+    waiting = as_completed(futures, loop=client.loop, with_results=True)
     futures.clear()
-    last.clear()
     try:
         for future, result in _finished(client, waiting):
-            if future.key in names:
-                values[names[future.key]] = result
-            else:
-                land(result.item())
+            land(result.item())
             future.release()  # the cluster may forget it
     except BaseException:
         _cancel(client, waiting)
         raise
-    found = iter(values[i] for i in range(len(lazy)))
-    return [next(found) if dask.is_dask_collection(s) else s for s in scalars]
 
 
 def _finished(client: Any, waiting: Any) -> Iterator[tuple[Any, Any]]:

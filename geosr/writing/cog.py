@@ -31,12 +31,12 @@ from geosr.errors import OutputError
 from geosr.provenance import Provenance
 from geosr.writing import tiff
 from geosr.writing.atomic import Staging, disk_full, is_full
-from geosr.writing.blocks import BlockSink, Directory, copy_blocks, crcs_of, finish_overviews, sizes_of
+from geosr.writing.blocks import BlockSink, Directory, copy_blocks, crcs_of, finish_overviews, in_runs, sizes_of
 from geosr.writing.cf import COMMENT, parse_time
 from geosr.writing.codec import Codec
 from geosr.writing.cog_options import BLOCK, OPTIONS, Recipe, cog_options
 from geosr.writing.ledger import Ledger, Statistics, crc32, crc_of, differs
-from geosr.writing.stream import Plan, stream, threads
+from geosr.writing.stream import Finish, Plan, stream, threads
 
 __all__ = ["BLOCK", "OPTIONS", "cog_options", "write_cog"]
 
@@ -51,7 +51,7 @@ def write_cog(
     staging: Staging,
     *,
     attrs: Mapping[str, Any],
-    provenance: Callable[[Mapping[str, float]], Provenance],
+    provenance: Finish,
     options: Mapping[str, str],
     progress: Callable[[int], None] | None,
     scheduler: Any,
@@ -61,7 +61,7 @@ def write_cog(
     Parameters
     ----------
     attrs : the dataset's global attributes (source, product, time coverage).
-    provenance : called once with the scalars, after the last tile was stored.
+    provenance : called once with the checks' largest values, after the last tile was stored.
     options : from :func:`cog_options`.
 
     Returns
@@ -80,12 +80,14 @@ def write_cog(
         BlockSink(folder, recipe.pyramid, recipe.codec, recipe.overview_codec, recipe.resampling, shared),
         dtypes=(np.dtype(np.float32),) * len(job.fields),
         take=directory.take,
+        intact=directory.intact,
         folder=folder,
+        journal=staging.journal,
         explained=staging.explained,
         progress=progress,
         scheduler=scheduler,
     )
-    final = provenance(ledger.scalars)
+    final = provenance(ledger.largest)
     made = staging.path("made.tif")
     with staging.explained():
         finish_overviews(directory, recipe.overview_codec, recipe.resampling, threads())
@@ -120,9 +122,9 @@ def _assemble(
         raise OutputError(str(error), "leave BIGTIFF out") from error
     with open(made, "wb") as file:
         file.write(found.header)
-        for level in reversed(recipe.pyramid.levels):
-            codec = recipe.codec_of(level)
-            copy_blocks(directory, file, level, found.offsets[level], levels[level].sizes, codec)
+    for level in reversed(recipe.pyramid.levels):
+        sizes, codec = levels[level].sizes, recipe.codec_of(level)
+        copy_blocks(directory, made, level, found.offsets[level], sizes, codec, threads())
     return found
 
 
@@ -251,18 +253,26 @@ def _verify_bytes(made: Path, recipe: Recipe, directory: Directory, found: tiff.
     with open(made, "rb") as file:
         if file.read(len(found.header)) != found.header or os.fstat(file.fileno()).st_size != found.size:
             raise OutputError("the header of what was written reads back differently", "check the disk")
-        for level in reversed(recipe.pyramid.levels):
-            codec = recipe.codec_of(level)
-            crcs = crcs_of(directory, level, codec).tolist()
-            places = directory.levels[level].shape
-            for number, (offset, crc) in enumerate(zip(found.offsets[level].tolist(), crcs, strict=True)):
+    for level in reversed(recipe.pyramid.levels):
+        _verify_level(made, recipe, directory, level, found.offsets[level])
+
+
+def _verify_level(made: Path, recipe: Recipe, directory: Directory, level: int, offsets: np.ndarray) -> None:
+    crcs = crcs_of(directory, level, recipe.codec_of(level))
+    places = directory.levels[level].shape
+
+    def compare(run: slice) -> None:
+        with open(made, "rb") as file:
+            for number, offset, crc in zip(range(*run.indices(len(crcs))), offsets[run], crcs[run], strict=True):
                 if not offset:
                     continue
-                file.seek(offset - 4)
+                file.seek(int(offset) - 4)
                 size = int.from_bytes(file.read(4), "little")
                 if crc32(file.read(size)) != crc:
                     band, y, x = (int(i) for i in np.unravel_index(number, places))
                     raise differs(band, *(i * recipe.pyramid.block << level for i in (y, x)))
+
+    in_runs(compare, len(crcs), threads())
 
 
 def _verify_values(made: Path, job: Plan, recipe: Recipe, directory: Directory) -> None:

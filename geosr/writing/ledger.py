@@ -125,13 +125,18 @@ def measure(window: np.ndarray, rows: slice, cols: slice, with_crc: bool = False
 
 @dataclass
 class Ledger:
-    """What has been written so far: moments (and checksum) of each window, by (field, lead) and by corner."""
+    """What has been written so far: moments (and checksum) of each window, by (field, lead) and by corner; and of each
+    check the largest values.
+    """
 
     layers: dict[tuple[int, int], dict[tuple[int, int], Tile]] = field(default_factory=dict)
-    scalars: dict[str, float] = field(default_factory=dict)
+    largest: dict[str, np.ndarray] = field(default_factory=dict)
 
     def note(self, number: int, lead: int, tile: Tile) -> None:
         self.layers.setdefault((number, lead), {})[tile.rows.start or 0, tile.cols.start or 0] = tile
+
+    def note_largest(self, name: str, values: list[float]) -> None:
+        self.largest[name] = np.maximum(self.largest.get(name, -np.inf), values)
 
     def statistics(self, number: int = 0, lead: int | None = None) -> Statistics:
         """Statistics of one layer, or of all layers of a field.

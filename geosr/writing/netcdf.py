@@ -4,9 +4,10 @@ xarray writes the small part (coordinates, bounds, grid mapping); the data go th
 time, under xarray's own lock for the HDF5 library, which crashes when two threads are inside it: the input may be
 read through it at the same time.
 
-HDF5 has one writer, so compression is not parallel. On a cluster, workers leave their tiles uncompressed in the staging
-folder, and this process takes them from there one by one: nothing but names travels through the scheduler. Large
-outputs of a cluster are better written to .zarr or .tif.
+HDF5 has one writer, so compression is not parallel, and a file whose writer was killed is lost. So tiles are left
+uncompressed in the staging folder first, by threads or by the workers of a cluster, and this process puts them into the
+file one by one; a run that goes on after a kill makes the file anew from those that are there. Large outputs are better
+written to .zarr or .tif.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import math
 import os
 import secrets
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +27,8 @@ from geosr.errors import OutputError, UsageError
 from geosr.provenance import Provenance
 from geosr.writing.atomic import Staging, closing, disk_full, is_full
 from geosr.writing.cf import Content, content, global_attrs
-from geosr.writing.ledger import Ledger
-from geosr.writing.stream import Landed, Place, Plan, Window, distributed_client, stream
+from geosr.writing.ledger import Ledger, crc_of
+from geosr.writing.stream import Finish, Landed, Place, Plan, Window, stream
 
 # Level 4 of zlib: 1 % larger than level 9 on smooth fields, several times faster.
 _LEVEL = 4
@@ -79,7 +81,7 @@ def write_netcdf(
     staging: Staging,
     *,
     attrs: Mapping[str, Any],
-    provenance: Callable[[Mapping[str, float]], Provenance],
+    provenance: Finish,
     options: Mapping[str, str],
     progress: Callable[[int], None] | None,
     scheduler: Any,
@@ -105,31 +107,29 @@ def write_netcdf(
             os.truncate(made, 0)
             raise
 
-    def put(place: Place, windows: list[Window]) -> None:
-        with lock:
-            for w in windows:
-                variables[w.field][window_index(job, w.field, w.lead, place.rows, place.cols)] = w.values
+    def take(landed: Landed) -> None:
+        with staging.explained(), lock:
+            for w in fetched(staging.path(""), landed):
+                rows, cols = landed.place.rows, landed.place.cols
+                variables[w.field][window_index(job, w.field, w.lead, rows, cols)] = w.values
 
-    def fetch(landed: Landed) -> None:
-        with staging.explained():
-            put(landed.place, _fetched(staging.path(landed.record), landed))
-
-    sink, take = (put, None) if distributed_client(scheduler) is None else (Scratch(staging.path("")), fetch)
     with closing(close):
         with staging.explained(), lock:
             variables = [_create(target, job, what, n, int(options["ZLEVEL"])) for n in range(len(job.fields))]
         ledger = stream(
             job,
-            sink,
+            Scratch(staging.path("")),
             dtypes=what.dtypes,
             take=take,
+            intact=lambda landed: intact(staging.path(""), landed),
             with_crc=True,
             folder=staging.path(""),
+            journal=staging.journal,
             explained=staging.explained,
             progress=progress,
             scheduler=scheduler,
         )
-        final = provenance(ledger.scalars)
+        final = provenance(ledger.largest)
         with staging.explained(), lock:
             target.setncatts(global_attrs(job, attrs, final))
     _verify(made, job, ledger, staging)
@@ -148,12 +148,22 @@ class Scratch:
         return name
 
 
-def _fetched(path: Path, landed: Landed) -> list[Window]:
-    """The windows that :class:`Scratch` left; the file is removed."""
-    with np.load(path) as found:
+def fetched(folder: Path, landed: Landed) -> list[Window]:
+    """The windows that :class:`Scratch` left."""
+    with np.load(folder / landed.record, allow_pickle=False) as found:
         arrays = [found[f"arr_{i}"] for i in range(len(landed.tiles))]
-    path.unlink()
     return [Window(n, lead, values) for (n, lead, _), values in zip(landed.tiles, arrays, strict=True)]
+
+
+def intact(folder: Path, landed: Landed) -> bool:
+    """Is what :class:`Scratch` left of this tile in an earlier run there, to the bit?"""
+    try:
+        if os.path.basename(landed.record) != landed.record:
+            return False
+        pairs = zip(fetched(folder, landed), landed.tiles, strict=True)
+        return all(crc_of(window.values) == tile.crc for window, (_, _, tile) in pairs)
+    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile):
+        return False
 
 
 def _create(target: Any, job: Plan, what: Content, number: int, level: int) -> Any:

@@ -4,14 +4,20 @@ A format brings a *sink*: what is done with all variables of the dataset at one 
 of a cluster) that computed them. So there is one terminal task a tile; what its variables share is shared, and nothing
 holds more of the raster than the tiles being worked on. What comes out of the task is small: the moments of each
 window, for statistics that are exact for the data written whatever the order of the tiles, and the sink's own record.
+Those can be noted in a :class:`~geosr.writing.journal.Journal`, from which a later run goes on.
+
+Threads of this process get the tasks a few rows of tiles at a time: in a whole raster's graph dask holds on to parts of
+the input that many tiles share, the more the larger the raster. A cluster gets them all at once.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import threading
 import uuid
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -24,30 +30,15 @@ from odc.geo.geobox import GeoBox
 
 from geosr.errors import GeosrError, OutputError, UsageError
 from geosr.grid import geobox_of, spatial_dims
-from geosr.writing.ledger import Ledger, Tile, measure
+from geosr.provenance import Provenance
+from geosr.writing.journal import Journal, Landed, Place
+from geosr.writing.ledger import Ledger, measure
 
 # Chunk of an array that came without any (it is in memory already), and of one whose chunks do not fit the file's.
 _DEFAULT_CHUNK = 1024
 
-
-@dataclass(frozen=True)
-class Place:
-    """Where a tile lies: layers ``first`` to ``last`` (exclusive), and its rows and columns."""
-
-    first: int
-    last: int
-    top: int
-    bottom: int
-    left: int
-    right: int
-
-    @property
-    def rows(self) -> slice:
-        return slice(self.top, self.bottom)
-
-    @property
-    def cols(self) -> slice:
-        return slice(self.left, self.right)
+# So many tasks for each thread make a graph of their own: enough that none waits long for the last ones.
+_TOGETHER = 16
 
 
 @dataclass(frozen=True)
@@ -59,8 +50,11 @@ class Window:
     values: np.ndarray
 
 
+#: Gives the provenance when all is computed, from the largest values of each check.
+Finish = Callable[[Mapping[str, np.ndarray]], Provenance]
+
 #: What is done with a tile: ``sink(place, windows)``, in any order, by several threads at once; picklable where a
-#: cluster computes. Returns a small record.
+#: cluster computes. Returns a small record, made of lists, strings and numbers.
 Sink = Callable[[Place, list[Window]], Any]
 
 
@@ -74,7 +68,9 @@ class Plan:
     box : the grid.
     y, x : names of the horizontal dimensions.
     lead : name of the leading dimension of the main variable (time, band), or None.
-    scalars : 0-d variables, computed in the same pass (a check on the tiles, say), for the provenance.
+    checks : arrays that are computed in the same pass, with one small block for each chunk of ``fields`` as they came
+        in :func:`plan`: of these only the largest values over all chunks are wanted (what conservation is off by, say).
+    came : ``edges`` of the fields as they came.
     """
 
     fields: tuple[xr.DataArray, ...]
@@ -82,7 +78,8 @@ class Plan:
     y: Hashable
     x: Hashable
     lead: Hashable | None
-    scalars: Mapping[str, Any] = field(default_factory=dict)
+    checks: Mapping[str, Any] = field(default_factory=dict)
+    came: tuple[tuple[int, ...], ...] = ()
 
     @property
     def main(self) -> xr.DataArray:
@@ -118,7 +115,7 @@ class Plan:
                 yield number, lead
 
 
-def plan(ds: xr.Dataset, main: str) -> Plan:
+def plan(ds: xr.Dataset, main: str, checks: Mapping[str, Any] | None = None) -> Plan:
     """The :class:`Plan` for ``ds``: what is on the main variable's grid, in the order that its CF
     ``ancillary_variables`` gives.
 
@@ -145,17 +142,8 @@ def plan(ds: xr.Dataset, main: str) -> Plan:
         if extra.dims not in (field0.dims, (y, x)):
             raise UsageError(f"{name} has dimensions {extra.dims}, {main} has {field0.dims}", "drop it first")
         fields.append(extra.chunk({d: field0.chunksizes[d] for d in extra.dims}))
-    scalars = {str(n): v.data for n, v in ds.data_vars.items() if v.ndim == 0}
-    return Plan(tuple(fields), geobox_of(field0), y, x, lead, scalars)
-
-
-@dataclass(frozen=True)
-class Landed:
-    """What a terminal task gives back: small, whatever the tile's size."""
-
-    place: Place
-    tiles: tuple[tuple[int, int, Tile], ...]  # (field, lead, moments)
-    record: Any
+    found = Plan(tuple(fields), geobox_of(field0), y, x, lead, checks or {})
+    return replace(found, came=found.edges)
 
 
 @dataclass(frozen=True)
@@ -164,22 +152,15 @@ class _Terminal:
 
     sink: Sink
     dtypes: tuple[np.dtype, ...]
-    edges: tuple[tuple[int, ...], ...]
     with_crc: bool
     explained: Callable[[], AbstractContextManager[None]]
 
-    def place(self, block_id: Sequence[int]) -> Place:
-        index = (0, *block_id)[-3:]
-        first, top, left = (edge[i] for edge, i in zip(self.edges, index, strict=True))
-        last, bottom, right = (edge[i + 1] for edge, i in zip(self.edges, index, strict=True))
-        return Place(first, last, top, bottom, left, right)
-
-    def run(self, blocks: Sequence[Any], block_id: Sequence[int]) -> Landed:
-        place = self.place(block_id)
+    def run(self, place: Place, blocks: Sequence[Any], checks: Mapping[str, list[Any]]) -> Landed:
         windows = [w for number, block in enumerate(blocks) for w in self.windows(number, np.asarray(block), place)]
         tiles = tuple((w.field, w.lead, measure(w.values, place.rows, place.cols, self.with_crc)) for w in windows)
+        largest = {name: np.max([np.ravel(part) for part in parts], axis=0).tolist() for name, parts in checks.items()}
         with self.explained():
-            return Landed(place, tiles, self.sink(place, windows))
+            return Landed(place, tiles, largest, self.sink(place, windows))
 
     def windows(self, number: int, block: np.ndarray, place: Place) -> Iterator[Window]:
         if block.ndim == 2:
@@ -192,14 +173,10 @@ class _Terminal:
         for lead, values in enumerate(block, start=place.first):
             yield Window(number, lead, values)
 
-    def __call__(self, *blocks: Any, block_id: Sequence[int]) -> np.ndarray:
-        return _boxed(self.run(blocks, block_id), len(block_id))
-
-
-def _boxed(what: Any, ndim: int) -> np.ndarray:
-    box = np.empty((1,) * ndim, dtype=object)
-    box.flat[0] = what
-    return box
+    def __call__(self, place: Place, blocks: Sequence[Any], names: Sequence[str], checks: Sequence[list[Any]]) -> Any:
+        box = np.empty(1, dtype=object)  # a chunk of a dask array
+        box[0] = self.run(place, blocks, dict(zip(names, checks, strict=True)))
+        return box
 
 
 @dataclass
@@ -208,18 +185,24 @@ class _Landing:
 
     take: Callable[[Landed], None] | None
     progress: Callable[[int], None] | None
+    journal: Journal | None = None
     ledger: Ledger = field(default_factory=Ledger)
     lock: threading.Condition = field(default_factory=threading.Condition)
     running: int = 0
     closed: bool = False
 
-    def land(self, landed: Landed) -> None:
+    def land(self, landed: Landed, known: bool = False) -> None:
+        """``known``: it is in the journal already."""
         with self.lock:
             self._check_open()
             if self.take is not None:
                 self.take(landed)
+            if self.journal is not None and not known:
+                self.journal.note(landed)
             for number, lead, tile in landed.tiles:
                 self.ledger.note(number, lead, tile)
+            for name, values in landed.largest.items():
+                self.ledger.note_largest(name, values)
             if self.progress is not None:
                 self.progress(sum(tile.count for number, _, tile in landed.tiles if number == 0))
 
@@ -253,13 +236,13 @@ class _Local(_Terminal):
 
     landing: _Landing
 
-    def run(self, blocks: Sequence[Any], block_id: Sequence[int]) -> Any:
+    def run(self, place: Place, blocks: Sequence[Any], checks: Mapping[str, list[Any]]) -> Any:
         def guarded(place: Place, windows: list[Window]) -> Any:
             with self.landing.writing():
                 return self.sink(place, windows)
 
-        plain = _Terminal(guarded, self.dtypes, self.edges, self.with_crc, self.explained)
-        self.landing.land(plain.run(blocks, block_id))
+        plain = _Terminal(guarded, self.dtypes, self.with_crc, self.explained)
+        self.landing.land(plain.run(place, blocks, checks))
 
 
 def stream(
@@ -268,60 +251,107 @@ def stream(
     *,
     dtypes: tuple[np.dtype, ...],
     take: Callable[[Landed], None] | None = None,
+    intact: Callable[[Landed], bool] | None = None,
     with_crc: bool = False,
     folder: Path | None = None,
+    journal: Journal | None = None,
     explained: Callable[[], AbstractContextManager[None]] = nullcontext,
     progress: Callable[[int], None] | None = None,
     scheduler: Any = None,
 ) -> Ledger:
-    """Compute the plan's chunks, give all that lies at one place to ``sink``, and the scalars to the ledger.
+    """Compute the plan's chunks and give all that lies at one place to ``sink``.
 
     Parameters
     ----------
     sink : called in the task of the tile, by several threads at once; with a cluster, on its workers (so picklable).
     dtypes : what each field is cast to.
     take : called here, one at a time, with what each task gave back.
+    intact : is what an earlier run stored for this tile still there, to the bit? Such tiles of the journal are taken
+        and not computed.
     with_crc : also take the checksum of each window, for :meth:`Ledger.verify`.
     folder : where the sink writes: workers of a cluster must see it.
+    journal : notes the tiles that are done, and knows those that were.
     explained : wraps ``sink``, to turn a library's failure into an OutputError; picklable like it. Errors of the
         computation itself (of reading the input, of the model) pass through as they are.
     progress : called, one at a time, with the number of main-variable cells that have just landed.
     scheduler : as for ``dask.compute``; None takes dask's configured one, a distributed client included.
     """
-    import dask
-
-    landing = _Landing(take, progress)
+    landing = _Landing(take, progress, journal)
     client = distributed_client(scheduler)
-    parts = (sink, tuple(map(np.dtype, dtypes)), job.edges, with_crc, explained)
-    scalars = list(job.scalars.values())
+    parts = (sink, tuple(map(np.dtype, dtypes)), with_crc, explained)
     try:
-        # In one graph: what the scalars are made of are the tiles that are being stored.
-        if client is not None:
+        waiting = _waiting(job, landing, intact)
+        if client is not None and waiting:
             from geosr.writing.cluster import compute
 
-            found = compute(client, _tasks(job, _Terminal(*parts)), scalars, landing.land, folder)
-        else:
-            _, *found = dask.compute(_tasks(job, _Local(*parts, landing)), *scalars, scheduler=scheduler)
+            compute(client, _tasks(job, _Terminal(*parts), waiting), landing.land, folder)
+        elif waiting:
+            local = _Local(*parts, landing)
+            for some in _batches(waiting):
+                _tasks(job, local, some).compute(scheduler=scheduler)
     except BaseException:
         landing.close()
         raise
     _check_complete(job, landing.ledger)
-    landing.ledger.scalars.update(zip(job.scalars, map(float, found), strict=True))
     return landing.ledger
 
 
-def _tasks(job: Plan, terminal: _Terminal) -> Any:
+_Index = tuple[int, int, int]
+
+
+def _waiting(job: Plan, landing: _Landing, intact: Callable[[Landed], bool] | None) -> dict[_Index, Place]:
+    """Tiles that are still to be done, by their number along (lead, y, x); the others land here."""
+    places: dict[_Index, Place] = {}
+    layers, rows, cols = (list(itertools.pairwise(axis)) for axis in job.edges)
+    for i, j, k in itertools.product(*map(range, map(len, (layers, rows, cols)))):
+        places[i, j, k] = Place(*layers[i], *rows[j], *cols[k])
+    if landing.journal is None or intact is None:
+        return places
+    numbers = {place: index for index, place in places.items()}
+    for landed in landing.journal.done():
+        if landed.place in numbers and intact(landed):
+            places.pop(numbers.pop(landed.place))
+            landing.land(landed, known=True)
+    return places
+
+
+def _batches(places: Mapping[_Index, Place]) -> Iterator[dict[_Index, Place]]:
+    """Whole rows of tiles, in their order."""
+    some: dict[_Index, Place] = {}
+    for _, row in itertools.groupby(places.items(), key=lambda item: item[0][:2]):
+        some |= row
+        if len(some) >= _TOGETHER * threads():
+            yield some
+            some = {}
+    if some:
+        yield some
+
+
+def _tasks(job: Plan, terminal: _Terminal, places: Mapping[_Index, Place]) -> Any:
     """One task for each place, as a dask array of one object each."""
     import dask.array as da
+    from dask.highlevelgraph import HighLevelGraph
 
-    return da.map_blocks(
-        terminal,
-        *(f.data for f in job.fields),
-        dtype=object,
-        chunks=tuple((1,) * n for n in job.main.data.numblocks),
-        meta=np.empty((0,) * job.main.ndim, dtype=object),
-        name=f"write-{uuid.uuid4().hex}",
-    )
+    name = f"write-{uuid.uuid4().hex}"
+    names = tuple(job.checks)
+    tasks: dict[Any, Any] = {f"{name}-terminal": terminal}  # a key of its own: a cluster gets it once
+    for number, (index, place) in enumerate(places.items()):
+        blocks = [(f.data.name, *index[-f.ndim :]) for f in job.fields]
+        under = list(itertools.product(*(_overlapping(*pair) for pair in zip(job.came, place.extents, strict=True))))
+        checks = [[(job.checks[n].name, *at[-job.checks[n].ndim :]) for at in under] for n in names]
+        tasks[name, number] = (f"{name}-terminal", place, blocks, names, checks)
+    tasks = {key: (_call, *task) if isinstance(task, tuple) else task for key, task in tasks.items()}
+    sources = [*(f.data for f in job.fields), *job.checks.values()]
+    graph = HighLevelGraph.from_collections(name, tasks, dependencies=sources)
+    return da.Array(graph, name, ((1,) * len(places),), meta=np.empty(0, dtype=object))
+
+
+def _call(function: Callable[..., Any], *args: Any) -> Any:
+    return function(*args)
+
+
+def _overlapping(edges: tuple[int, ...], extent: tuple[int, int]) -> range:
+    return range(bisect_right(edges, extent[0]) - 1, bisect_left(edges, extent[1]))
 
 
 def _check_complete(job: Plan, ledger: Ledger) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import secrets
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
@@ -26,7 +26,7 @@ from geosr.writing.cf import Content, content, global_attrs
 from geosr.writing.cluster import compute
 from geosr.writing.ledger import Ledger, Tile, check
 from geosr.writing.netcdf import chunk_sizes, chunked
-from geosr.writing.stream import Place, Plan, Window, distributed_client, stream, threads
+from geosr.writing.stream import Finish, Landed, Place, Plan, Window, distributed_client, stream, threads
 
 _FORMAT: Literal[2] = 2
 
@@ -39,7 +39,7 @@ def write_zarr(
     staging: Staging,
     *,
     attrs: Mapping[str, Any],
-    provenance: Callable[[Mapping[str, float]], Provenance],
+    provenance: Finish,
     progress: Callable[[int], None] | None,
     scheduler: Any,
 ) -> tuple[Path, Ledger, Provenance]:
@@ -51,57 +51,80 @@ def write_zarr(
     job = chunked(job)
     what = content(job, attrs)
     with staging.explained():
-        what.frame.to_zarr(made, mode="w", zarr_format=_FORMAT, consolidated=False, encoding=_encoding(what))
+        if not staging.resumed:
+            what.frame.to_zarr(made, mode="w", zarr_format=_FORMAT, consolidated=False, encoding=_encoding(what))
         group = zarr.open_group(made, mode="a", zarr_format=_FORMAT)
-        for number in range(len(job.fields)):
-            _create(group, job, what, number)
-    names = tuple(str(f.name) for f in job.fields)
+        if not staging.resumed:
+            for number in range(len(job.fields)):
+                _create(group, job, what, number)
+    store = Store(made, tuple(str(f.name) for f in job.fields))
+    get = Reread(store)
     ledger = stream(
         job,
-        Regions(made, names, tuple(f.ndim for f in job.fields)),
+        Regions(store, tuple(f.ndim for f in job.fields)),
         dtypes=what.dtypes,
+        intact=get.intact,
         with_crc=True,
         folder=staging.path(""),
+        journal=staging.journal,
         explained=staging.explained,
         progress=progress,
         scheduler=scheduler,
     )
-    final = provenance(ledger.scalars)
+    final = provenance(ledger.largest)
     with staging.explained():
         group.attrs.update(global_attrs(job, attrs, final))
         zarr.consolidate_metadata(made, zarr_format=_FORMAT)
-    _verify(made, names, ledger, staging, distributed_client(scheduler))
+    _verify(get, ledger, staging, distributed_client(scheduler))
     return made, ledger, final
 
 
 @dataclass(frozen=True)
-class Regions:
-    """Writes a tile into the arrays ``names``, of so many dimensions, of the store ``made``."""
+class Store:
+    """The arrays ``names`` of the store ``made``, opened once a process.
+
+    Attributes
+    ----------
+    run : tells the stores of two runs apart that are made in the same place, one after the other.
+    """
 
     made: Path
     names: tuple[str, ...]
+    run: str = field(default_factory=lambda: secrets.token_hex(8))
+
+    @property
+    def arrays(self) -> list[Any]:
+        return _opened(self)
+
+
+@lru_cache(4)
+def _opened(store: Store) -> list[Any]:
+    import zarr
+
+    group = zarr.open_group(store.made, mode="r+", zarr_format=_FORMAT)
+    return [group[name] for name in store.names]
+
+
+@dataclass(frozen=True)
+class Regions:
+    """Writes a tile into the arrays, of so many dimensions, of a store."""
+
+    store: Store
     ndims: tuple[int, ...]
 
     def __call__(self, place: Place, windows: list[Window]) -> None:
-        mark = self.made / ".zgroup"
+        folder = self.store.made.parent
+        mark = self.store.made / ".zgroup"
         if not mark.exists():
             hint = "workers need a file system that they share with this machine"
-            raise OutputError(f"the folder {self.made.parent} is not there for a worker", hint)
-        arrays = _arrays(self.made, self.names)
+            raise OutputError(f"the folder {folder} is not there for a worker", hint)
+        arrays = self.store.arrays
         for w in windows:
             index = (w.lead, place.rows, place.cols) if self.ndims[w.field] == 3 else (place.rows, place.cols)
             arrays[w.field][index] = w.values
         if not mark.exists():
             # The run was stopped meanwhile and its folder removed; zarr has made it anew.
-            shutil.rmtree(self.made.parent, ignore_errors=True)
-
-
-@lru_cache(4)
-def _arrays(made: Path, names: tuple[str, ...]) -> list[Any]:
-    import zarr
-
-    group = zarr.open_group(made, mode="r+", zarr_format=_FORMAT)
-    return [group[name] for name in names]
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _encoding(what: Content) -> dict[Any, dict[str, Any]]:
@@ -129,15 +152,23 @@ def _create(group: Any, job: Plan, what: Content, number: int) -> None:
 
 @dataclass(frozen=True)
 class Reread:
-    """Gives a window of the store ``made`` as it stands there."""
+    """Gives a window of a store as it stands there."""
 
-    made: Path
-    names: tuple[str, ...]
+    store: Store
 
     def __call__(self, number: int, lead: int, rows: slice, cols: slice) -> np.ndarray:
-        array = _arrays(self.made, self.names)[number]
+        array = self.store.arrays[number]
         found: np.ndarray = array[(lead, rows, cols) if array.ndim == 3 else (rows, cols)]
         return found
+
+    def intact(self, landed: Landed) -> bool:
+        """Is what an earlier run has stored of this tile there, to the bit?"""
+        try:
+            for number, lead, tile in landed.tiles:
+                check(self, number, lead, tile)
+        except (OutputError, OSError, ValueError, RuntimeError, IndexError):
+            return False
+        return True
 
     def check(self, places: list[tuple[int, int, Tile]]) -> np.ndarray:
         """Compare some windows; raises as :meth:`~geosr.writing.ledger.Ledger.verify`."""
@@ -146,9 +177,8 @@ class Reread:
         return np.array([len(places)], dtype=object)
 
 
-def _verify(made: Path, names: tuple[str, ...], ledger: Ledger, staging: Staging, client: Any) -> None:
+def _verify(get: Reread, ledger: Ledger, staging: Staging, client: Any) -> None:
     """Reopen and compare every window, on a cluster by its workers."""
-    get = Reread(made, names)
     with staging.explained():
         try:
             if client is None:
@@ -168,4 +198,4 @@ def _verify_there(get: Reread, places: list[tuple[int, int, Tile]], client: Any)
     parts = [places[start : start + _TOGETHER] for start in range(0, len(places), _TOGETHER)]
     graph = {(name, i): (partial(get.check, part),) for i, part in enumerate(parts)}
     tasks = da.Array(graph, name, ((1,) * len(parts),), dtype=object)
-    compute(client, tasks, [], lambda _: None)
+    compute(client, tasks, lambda _: None)

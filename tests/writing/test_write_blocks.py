@@ -1,5 +1,7 @@
 """Blocks, overviews and header of a GeoTIFF against GDAL and numpy."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import rasterio
@@ -270,14 +272,15 @@ def test_names_that_xml_cannot_hold(tmp_path, dataset, columns, provenance):
 def test_a_hundred_thousand_squared_is_planned_in_a_bounded_graph(dataset):
     import dask.array as da
 
-    from geosr.writing.stream import _tasks, plan
+    from geosr.writing.stream import _Landing, _tasks, _waiting, plan
 
     data = da.zeros((100_000, 100_000), chunks=1024, dtype=np.float32)
     ds = dataset(np.zeros((2, 2), np.float32))
     job = plan(ds, "no2")
     whole = type(job)((job.main.__class__(data, dims=("y", "x"), name="no2"),), job.box, "y", "x", None)
     assert whole.aligned(512, 1024) is whole
-    tasks = _tasks(whole, lambda *blocks, block_id: None)
+    whole = replace(whole, came=whole.edges)
+    tasks = _tasks(whole, print, _waiting(whole, _Landing(None, None), None))
     assert tasks.npartitions == 98 * 98
     assert len(tasks.__dask_graph__().layers) == 2
 

@@ -22,7 +22,7 @@ def test_style_lies_beside_and_spans_the_robust_range(tmp_path, dataset, provena
     values[10, 10] = 5.0  # an outlier must not flatten the picture
     values[:50, :50] = np.nan
     report = write(dataset(values), tmp_path / "out.tif", main="no2", provenance=provenance)
-    assert report.files == (tmp_path / "out.tif", tmp_path / "out.qml")
+    assert report.files == tuple(tmp_path / name for name in ("out.tif", "out.qml", "out.tif.json"))
     renderer, shader = shader_of((tmp_path / "out.qml").read_text())
     low, high = np.nanpercentile(values.astype(np.float64), [2, 98])
     assert float(shader.get("minimumValue")) == pytest.approx(low, rel=1e-6)

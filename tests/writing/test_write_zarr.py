@@ -20,7 +20,8 @@ def test_the_store_holds_what_the_netcdf_holds(tmp_path, dataset, columns, prove
     ds = dataset(values, affine=affine, crs="EPSG:3035", ancillary=True, chunks=32)
     report = write(ds, tmp_path / "out.zarr", main="no2", provenance=provenance)
     write(ds, tmp_path / "out.nc", main="no2", provenance=provenance)
-    assert report.bytes == sum(f.stat().st_size for f in (tmp_path / "out.zarr").rglob("*") if f.is_file())
+    files = [tmp_path / "out.zarr.json", *(tmp_path / "out.zarr").rglob("*")]
+    assert report.bytes == sum(f.stat().st_size for f in files if f.is_file())
     with (
         xr.open_dataset(tmp_path / "out.zarr", engine="zarr", consolidated=True) as store,
         xr.open_dataset(tmp_path / "out.nc") as netcdf,
@@ -46,7 +47,7 @@ def test_overwriting_replaces_the_whole_store(tmp_path, dataset, columns, proven
     with xr.open_dataset(path, engine="zarr") as done:
         assert done.no2.shape == (5, 5)
         assert "no2_count" not in done
-    assert list(tmp_path.iterdir()) == [path]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [path.name, f"{path.name}.json"]
 
 
 def test_a_folder_that_is_no_store_is_never_replaced(tmp_path):
@@ -129,11 +130,11 @@ def test_a_tile_that_outlives_its_run_removes_what_it_made_anew(tmp_path, datase
     made = tmp_path / ".o.zarr.partial" / "made.zarr"
     group = library.open_group(made, mode="w", zarr_format=2)
     group.create_array("no2", shape=(8, 8), chunks=(8, 8), dtype="f4")
-    sink = zarr.Regions(made, ("no2",), (2,))
+    sink = zarr.Regions(zarr.Store(made, ("no2",)), (2,))
     tile = Place(0, 1, 0, 8, 0, 8), [Window(0, 0, np.ones((8, 8), np.float32))]
     sink(*tile)
-    arrays = zarr._arrays
-    monkeypatch.setattr(zarr, "_arrays", lambda *which: shutil.rmtree(made.parent) or arrays(*which))
+    opened = zarr._opened
+    monkeypatch.setattr(zarr, "_opened", lambda store: shutil.rmtree(made.parent) or opened(store))
     sink(*tile)
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(OutputError, match="not there for a worker"):
