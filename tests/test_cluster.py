@@ -115,6 +115,27 @@ def test_a_cluster_writes_what_threads_write(tmp_path, client, seen, suffix):
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
 
 
+@pytest.mark.parametrize("chunks", [128, -1])
+def test_arrays_in_memory_do_not_travel_with_the_graph(tmp_path, client, seen, chunks):
+    import cloudpickle
+    import dask.array as da
+
+    from geosr.writing import stream
+
+    ds = lazy().compute()
+    held = ds.assign({name: v.copy(data=da.from_array(v.values, chunks=chunks)) for name, v in ds.data_vars.items()})
+    job = stream.plan(held, "no2")
+    tasks = stream._tasks(job, print, stream._waiting(job, stream._Landing(None, None), None))
+    folder = tmp_path / "staging"
+    folder.mkdir()
+    bytes_held = sum(v.nbytes for v in ds.data_vars.values())
+    assert len(cloudpickle.dumps(dict(tasks.__dask_graph__()))) > bytes_held
+    assert len(cloudpickle.dumps(dict(on_cluster.spilled(tasks, folder).__dask_graph__()))) < bytes_held / 20
+    far = write(held, tmp_path / "far.tif", main="no2", provenance=seen, scheduler=client)
+    near = write(held, tmp_path / "near.tif", main="no2", provenance=seen)
+    check_same(near.path, far.path)
+
+
 def test_workers_compare_what_they_wrote(tmp_path, client, monkeypatch):
     """The windows of a store are read back by workers: one byte that is not what was written is found."""
     from geosr.writing import zarr as stores

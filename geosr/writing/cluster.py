@@ -1,9 +1,9 @@
 """Terminal tasks on a dask.distributed cluster: submitted as one graph, gathered as they finish, nothing large moved.
 
 Workers read their windows of the input, compute, and write into the staging folder; what comes back here is one small
-record a tile. A worker that is lost costs the tiles that it had not handed over: the scheduler gives them to another,
-and a tile that was stored twice counts once. A cluster that has no workers, or no scheduler, for :data:`PATIENCE`
-seconds is given up.
+record a tile. An input that is an array of this process is left in that folder for them. A worker that is lost costs
+the tiles that it had not handed over: the scheduler gives them to another, and a tile that was stored twice counts
+once. A cluster that has no workers, or no scheduler, for :data:`PATIENCE` seconds is given up.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ from geosr.errors import OutputError, ResourceError
 
 #: Seconds without a worker, or without the scheduler, after which a run is given up.
 PATIENCE = 30.0
+
+# Bytes of an array that may travel with the graph.
+_SMALL = 1 << 14
 
 # Seconds between looks at results, and at the cluster's health.
 _PAUSE = 0.02
@@ -47,6 +50,8 @@ def compute(client: Any, records: Any, land: Callable[[Any], None], folder: Path
     from distributed import as_completed, futures_of
 
     check_workers(client, folder)
+    if folder is not None:
+        records = spilled(records, folder)
     with _explained(client):
         persisted = client.persist(records)
     futures = futures_of(persisted)
@@ -60,6 +65,35 @@ def compute(client: Any, records: Any, land: Callable[[Any], None], folder: Path
     except BaseException:
         _cancel(client, waiting)
         raise
+
+
+def spilled(collection: Any, folder: Path) -> Any:
+    """``collection``, a dask array, with arrays that its graph holds (a swath that was gridded here, say) in files of
+    ``folder`` instead: workers read them there, and they do not travel through the scheduler.
+    """
+    import dask.array as da
+    import numpy as np
+    from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
+
+    graph = collection.__dask_graph__()
+    layers, number = {}, 0
+    for name, layer in graph.layers.items():
+        layers[name] = layer
+        if not isinstance(layer, MaterializedLayer):
+            continue
+        found = {key: getattr(value, "value", value) for key, value in layer.items()}  # dask wraps data in a node
+        large = {
+            k: v for k, v in found.items() if isinstance(v, np.ndarray) and v.nbytes > _SMALL and not v.dtype.hasobject
+        }
+        tasks = dict(layer)
+        for key, values in large.items():
+            path = folder / f"input-{number}.npy"
+            np.save(path, values)
+            tasks[key] = (np.load, str(path))
+            number += 1
+        layers[name] = MaterializedLayer(tasks) if large else layer
+    made = HighLevelGraph(layers, graph.dependencies)
+    return da.Array(made, collection.name, collection.chunks, meta=collection._meta) if number else collection
 
 
 def _finished(client: Any, waiting: Any) -> Iterator[tuple[Any, Any]]:
