@@ -10,6 +10,7 @@ output (:mod:`~geosr.writing.manifest`).
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -169,7 +170,8 @@ def complete(
 
 def full_key(key: Mapping[str, Any], job: Plan, kind: str, options: Mapping[str, str]) -> dict[str, Any]:
     """``key`` with what the writing adds to it."""
-    grid = [list(job.box.shape), list(map(float, job.box.affine[:6])), [list(edge) for edge in job.edges]]
+    tiles = hashlib.sha256(repr(job.edges).encode()).hexdigest()[:16]
+    grid = f"{job.box.shape[0]} x {job.box.shape[1]}, {tuple(job.box.affine[:6])}, {job.box.crs}, tiles {tiles}"
     output = [kind, dict(sorted(options.items())), [str(f.name) for f in job.fields]]
     return {**key, "geosr": __version__, "grid": grid, "output": output}
 
