@@ -32,6 +32,10 @@ Kernel = Callable[[np.ndarray, slice, slice], tuple[np.ndarray, ...]]
 #: tile.
 BLOCK = 512
 
+#: How dask cuts arrays anew. Without being told it imports distributed, a quarter of a second, to see whether to do it
+#: there; and distributed's own way holds on to workers that may be lost, and stores the raster in between.
+BY_TASKS = "tasks"
+
 
 @dataclass(frozen=True)
 class TilePlan:
@@ -113,7 +117,8 @@ def as_lazy(data: Any) -> Any:
 
     if not isinstance(data, da.Array):
         return da.from_array(data, chunks=(*(1 for _ in data.shape[:-2]), 1024, 1024), name=False)
-    return data.rechunk((*(1 for _ in data.shape[:-2]), *data.chunks[-2:])) if data.ndim > 2 else data
+    chunks = (*(1 for _ in data.shape[:-2]), *data.chunks[-2:])
+    return data.rechunk(chunks, method=BY_TASKS) if data.ndim > 2 else data
 
 
 def map_tiles(
@@ -202,7 +207,7 @@ def map_cells(data: Any, kernel: Callable[[np.ndarray], np.ndarray], plan: TileP
     """``kernel``, (…, h, w) to (…, h * scale, w * scale), on every tile of ``data``; it sees no neighbours."""
     import dask.array as da
 
-    tiles = data.rechunk((*(1 for _ in data.shape[:-2]), plan.rows, plan.cols))
+    tiles = data.rechunk((*(1 for _ in data.shape[:-2]), plan.rows, plan.cols), method=BY_TASKS)
     sizes = (tuple(n * plan.scale for n in axis) for axis in (plan.rows, plan.cols))
     meta = np.empty((0,) * data.ndim, dtype=data.dtype)
     return da.map_blocks(kernel, tiles, dtype=data.dtype, chunks=(*tiles.chunks[:-2], *sizes), meta=meta)

@@ -19,13 +19,24 @@ from hypothesis import strategies as st
 from odc.geo.geobox import GeoBox
 from pyproj import Transformer
 
-from geosr import footprint
+from geosr import footprint, native
 from geosr import swath as swath_module
 from geosr.errors import GeosrWarning, InputError, RefusedError, UsageError
 from geosr.footprint import Extent, corners_from_centres, nice_size
 from geosr.grid import cell_areas, geobox_of
 from geosr.swath import Swath, default_geobox, grid_swaths
 from referee.orbit import R, orbit_corners, orbit_file, rings, shapely_overlaps, solid_angles, sphere_points
+
+
+@pytest.fixture(params=["native", "numba"], autouse=True, scope="module")
+def compiled(request):
+    """Each test runs with both compiled twins."""
+    if request.param == "native" and not native.available():
+        pytest.skip("geosr was built without a compiler")
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "numba":
+            patch.setattr(native, "available", lambda: False)
+        yield request.param
 
 
 def make(lon, lat, value=None, precision=None, name="no2", size=(5500.0, 3600.0), **attrs) -> Swath:
@@ -293,6 +304,7 @@ class Files:
 
 
 @pytest.mark.parametrize(("grid", "times"), [({"bbox": (8, 49, 20, 54), "resolution": 0.5}, 1), ({}, 2)])
+@pytest.mark.filterwarnings("ignore:.*contradict their units")  # round numbers
 def test_files_are_read_in_order_and_as_seldom_as_can_be(monkeypatch, grid, times):
     """Once where the grid is given, and with one more in memory than the one that is being gridded."""
     files = Files()
@@ -303,6 +315,7 @@ def test_files_are_read_in_order_and_as_seldom_as_can_be(monkeypatch, grid, time
     assert files.most == 2
 
 
+@pytest.mark.filterwarnings("ignore:.*contradict their units")  # round numbers
 def test_a_broken_file_among_many_is_an_error_after_those_before(monkeypatch):
     files = Files()
     monkeypatch.setattr("geosr.reading.s5p_l2.read_swath", files)
@@ -740,6 +753,33 @@ def test_a_line_of_pixels_takes_the_width_given(shape):
             corners_from_centres(lon, lat)
 
 
+@pytest.mark.skipif(not native.available(), reason="geosr was built without a compiler")
+@pytest.mark.filterwarnings("ignore:.* of .* pixels")
+@pytest.mark.parametrize(("row0", "row1"), [(0, 60), (2000, 2080), (4100, 4172)], ids=["pole", "middle", "end"])
+@pytest.mark.parametrize("crs", ["EPSG:4326", "EPSG:3035"])
+def test_the_twins_agree_to_the_last_bits(row0, row1, crs):
+    """Real corner geometry, with missing and crossed corners, at poles and dateline; only sine may differ in its last
+    bit."""
+    lon, lat = (rings(v[row0 : row1 + 1]) for v in orbit_corners(4172, 450))
+    lon[5, 2] = np.nan
+    lon[7], lat[7] = lon[7][[0, 2, 1, 3]], lat[7][[0, 2, 1, 3]]
+    rng = np.random.default_rng(0)
+    swath = make(lon, lat, rng.normal(size=len(lon)), rng.random(len(lon)))
+    box = (
+        degrees(-180, -90, 180, 90, 0.5)
+        if crs == "EPSG:4326"
+        else GeoBox((400, 500), Affine(2e4, 0, 0, 0, -2e4, 8e6), crs)
+    )
+    found = []
+    for on in (True, False):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(native, "available", lambda on=on: on)
+            found.append(grid_swaths([swath], box, correlated=0.3))
+    one, other = found
+    for name in one.data_vars:
+        np.testing.assert_allclose(one[name].values, other[name].values, rtol=2e-7 if one[name].dtype == "f4" else 0)
+
+
 @pytest.mark.slow
 def test_works_with_nowhere_to_keep_compiled_code(tmp_path):
     """A package directory and home that cannot be written: compile in the process, do not fail."""
@@ -754,6 +794,6 @@ def test_works_with_nowhere_to_keep_compiled_code(tmp_path):
         [sys.executable, "-c", code],
         capture_output=True,
         text=True,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "GEOSR_NATIVE": "off"},
     )
     assert done.stdout.strip() == "1.0", done.stderr

@@ -1,9 +1,9 @@
-"""Compiled kernels: the networks, the bicubic and the conservation of a tile, in C++ and without Python in it.
+"""Compiled kernels: networks, bicubic and conservation of a tile, and the overlaps of swaths, in C++ without Python.
 
 The library beside this file is built when geosr is installed, if there is a compiler (``CMakeLists.txt``); it holds the
 kernels for several instruction sets and takes the best that the processor has. Without it, or with the environment
-variable ``GEOSR_NATIVE=off``, geosr does the same with numpy and ONNX Runtime. Calls release the interpreter's lock
-and may come from several threads at once; each runs on the thread that calls.
+variable ``GEOSR_NATIVE=off``, geosr does the same with numpy, ONNX Runtime and numba. Calls release the interpreter's
+lock and may come from several threads at once; each runs on the thread that calls.
 
 What is fused, and why: ``src/srcnn.h``, ``src/chain.h``. The weights that they take:
 :mod:`geosr.models.native_network`.
@@ -48,6 +48,39 @@ class Srcnn(ctypes.Structure):
     ]
 
 
+_DOUBLES = ctypes.POINTER(ctypes.c_double)
+
+
+class Footprints(ctypes.Structure):
+    """``struct Footprints`` of ``src/overlap.h``."""
+
+    _fields_ = [
+        *((name, ctypes.c_long) for name in ("count", "geographic")),
+        *((name, _DOUBLES) for name in ("x", "y", "value", "sigma", "weight")),
+        *((name, ctypes.c_double) for name in ("straight", "longest", "shortest", "share", "rounding")),
+    ]
+
+
+class Grid(ctypes.Structure):
+    """``struct Grid`` of ``src/overlap.h``."""
+
+    _fields_ = [
+        *((name, ctypes.c_long) for name in ("ny", "nx")),
+        *((name, ctypes.c_double) for name in "cafe"),
+        ("edges", _DOUBLES),
+    ]
+
+
+class Sums(ctypes.Structure):
+    """``struct Sums`` of ``src/overlap.h``."""
+
+    _fields_ = [
+        ("cells", _DOUBLES),
+        ("touched", ctypes.POINTER(ctypes.c_uint8)),
+        *((name, ctypes.c_long) for name in ("room", "tiles", "tile")),
+    ]
+
+
 @cache
 def library() -> Any:
     """The loaded library, or None if there is none for this machine (or it is switched off)."""
@@ -57,6 +90,7 @@ def library() -> Any:
     try:
         found = ctypes.CDLL(str(path))
         found.geosr_isa.restype = ctypes.c_char_p
+        found.geosr_average.restype = ctypes.c_int
     except (OSError, AttributeError):
         return None
     return found
@@ -146,6 +180,52 @@ def conserve(fine: np.ndarray, coarse: np.ndarray, share: np.ndarray, correct: b
     done = library().geosr_conserve(_at(fine), _at(coarse), *sizes, _at(share), ctypes.c_long(correct), _at(found))
     _checked(fine, done)
     return float(found[0]), float(found[1])
+
+
+def accumulate(
+    x: np.ndarray,
+    y: np.ndarray,
+    value: np.ndarray,
+    sigma: np.ndarray,
+    weight: np.ndarray,
+    frame: tuple[float, float, float, float],
+    edges: np.ndarray,
+    geographic: bool,
+    least: tuple[float, float, float, float, float],
+    sums: np.ndarray,
+    touched: np.ndarray,
+    tile: int,
+    tally: np.ndarray,
+) -> None:
+    """:func:`geosr.overlap.accumulate`, whose names these are; ``least`` as ``struct Footprints`` has them."""
+    given = [np.ascontiguousarray(array, dtype=np.float64) for array in (x, y, value, sigma, weight, edges)]
+    *pixels, rows = (array.ctypes.data_as(_DOUBLES) for array in given)
+    ny, nx, _ = sums.shape
+    footprints = Footprints(len(x), geographic, *pixels, *least)
+    grid = Grid(ny, nx, *frame, rows)
+    arrays = ctypes.byref(footprints), ctypes.byref(grid), ctypes.byref(_sums(sums, touched, tile)), _at(tally)
+    if library().geosr_accumulate(*arrays):
+        raise ResourceError("no memory for a row of the grid", "choose a smaller --bbox or a larger --resolution")
+
+
+def average(
+    sums: np.ndarray,
+    touched: np.ndarray,
+    tile: int,
+    correlated: float,
+    mean: np.ndarray,
+    error: np.ndarray,
+    count: np.ndarray,
+) -> None:
+    """:func:`geosr.overlap.finish`, whose names these are."""
+    ny, nx = (ctypes.c_long(n) for n in mean.shape)
+    share, sigma = ctypes.c_double(correlated), _at(error) if error.size else None
+    library().geosr_average(ctypes.byref(_sums(sums, touched, tile)), ny, nx, share, _at(mean), sigma, _at(count))
+
+
+def _sums(sums: np.ndarray, touched: np.ndarray, tile: int) -> Sums:
+    flags = touched.view(np.uint8).ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
+    return Sums(sums.ctypes.data_as(_DOUBLES), flags, sums.shape[2], touched.shape[1], tile)
 
 
 def _tile(field: np.ndarray, rim: int, scale: int) -> tuple[np.ndarray, np.ndarray, ctypes.c_long, ctypes.c_long]:
