@@ -116,11 +116,13 @@ class Envelope:
     units : of the training fields.
     cell_m : smallest and largest coarse cell, side in metres.
     statistics : name -> smallest and largest value in any training scene.
+    unknown : why nothing of that is known, for weights from elsewhere; "" otherwise.
     """
 
     units: str | None = None
     cell_m: tuple[float, float] | None = None
     statistics: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    unknown: str = ""
 
     @classmethod
     def of(cls, samples: Iterable[Sample], units: str | None) -> Envelope:
@@ -154,7 +156,7 @@ class Envelope:
             ranges = {n: _range(v) for n, v in data.get("statistics", {}).items() if n in CHECKS}
         except (TypeError, ValueError, AttributeError) as error:
             raise ModelError(f"the model's envelope is unusable ({error})", "train it again") from error
-        return cls(None if units is None else str(units), cell, ranges)
+        return cls(None if units is None else str(units), cell, ranges, str(data.get("unknown", ""))[:200])
 
     def judge(self, sample: Sample, units: str | None) -> Judgement:
         """Is a field with these statistics and ``units`` (None: unknown) like those of training?
@@ -175,13 +177,18 @@ class Envelope:
 
         Returns
         -------
-        :attr:`Judgement.status`; what is not "inside" is also a :class:`~geosr.errors.GeosrWarning`.
+        :attr:`Judgement.status`, or "unknown: …" where there is nothing to judge by; what is not "inside" is also a
+        :class:`~geosr.errors.GeosrWarning`.
 
         Raises
         ------
         RefusedError
             The field is far outside and ``force`` is not given.
         """
+        if self.unknown:
+            text = f"whether {name} is made for such fields is not known ({self.unknown})"
+            warnings.warn(f"{text}; geosr evaluate tells on maps of yours", GeosrWarning, stacklevel=2)
+            return f"unknown: {self.unknown}"
         seen = sample(data, cell_m) if self.statistics else Sample(0, cell_m)
         found = self.judge(seen, units)
         if found.refusals and not force:

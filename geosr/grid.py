@@ -10,6 +10,7 @@ transform; coordinates are cell centres. Nothing here assumes north-up: a transf
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable, Mapping
 from functools import lru_cache
 from types import MappingProxyType
@@ -28,6 +29,9 @@ AUTHALIC_RADIUS = 6371007.2
 # Coordinates farther than this from an even spacing, in cells, are not a regular grid (trust.md row 56).
 UNIFORM_TOLERANCE = 1e-3
 
+# … unless they are written with so few decimals that they cannot be closer; and never farther than this.
+ROUNDED_TOLERANCE = 0.02
+
 _X_NAMES = ("x", "lon", "longitude", "easting")
 _Y_NAMES = ("y", "lat", "latitude", "northing")
 _X_STANDARD = ("longitude", "projection_x_coordinate", "grid_longitude")
@@ -40,13 +44,17 @@ def _matches(coord: xr.DataArray | None, name: Hashable, axis: str) -> bool:
         return True
     if coord is None:
         return False
-    units = str(coord.attrs.get("units", "")).lower()
-    degrees = ("degrees_east", "degree_east") if axis == "X" else ("degrees_north", "degree_north")
     return (
         coord.attrs.get("standard_name") in standard
         or str(coord.attrs.get("axis", "")).upper() == axis
-        or units in degrees
+        or degrees_of(coord.attrs.get("units", "")) == ("east" if axis == "X" else "north")
     )
+
+
+def degrees_of(units: object) -> str:
+    """ "north" or "east" if ``units`` are degrees of latitude or longitude in one of CF's spellings, else ""."""
+    match = re.fullmatch(r"degrees?_?(?:(n|north)|(e|east))", str(units).strip(), re.IGNORECASE)
+    return "" if match is None else "north" if match[1] else "east"
 
 
 def spatial_dims(data: xr.DataArray) -> tuple[Hashable, Hashable]:
@@ -100,7 +108,10 @@ def axis_step(coord: xr.DataArray, label: str) -> tuple[float, float]:
     """
     values = np.asarray(coord.values, dtype=np.float64)
     if not np.isfinite(values).all():
-        raise InputError(f"{label} coordinate {coord.name!r} holds NaN", "repair the coordinate first")
+        raise InputError(
+            f"{label} coordinate {coord.name!r} holds NaN or fill values",
+            "repair the coordinate first, or crop to where it is known",
+        )
     if coord.name is not None and _is_longitude(coord):
         values = np.unwrap(values, period=360.0)
     steps = np.diff(values)
@@ -111,7 +122,7 @@ def axis_step(coord: xr.DataArray, label: str) -> tuple[float, float]:
     # Float32 coordinates near 180 are good to 1.5e-5 degrees: rounding is not unevenness.
     ulp = float(np.spacing(np.abs(values).max().astype(coord.dtype))) if coord.dtype.kind == "f" else 0.0
     worst = float(np.abs(values - ideal).max())
-    if worst > UNIFORM_TOLERANCE * abs(step) + 2 * ulp:
+    if worst > max(UNIFORM_TOLERANCE * abs(step) + 2 * ulp, min(ROUNDED_TOLERANCE * abs(step), _last_digit(values))):
         raise InputError(
             f"{label} coordinate {coord.name!r} is non-uniform: {worst / abs(step):.3g} cells off an even spacing",
             "resample it to a regular grid first (e.g. xarray.DataArray.interp or gdalwarp)",
@@ -121,6 +132,14 @@ def axis_step(coord: xr.DataArray, label: str) -> tuple[float, float]:
             f"latitude {np.abs(values).max():g} is beyond the pole", "check the coordinate's order and units"
         )
     return _round_grid(values, float(values[0] - step / 2), float(step), 2 * ulp)
+
+
+def _last_digit(values: np.ndarray) -> float:
+    """How far rounding to as many decimals as ``values`` have may take them off a line through two of them."""
+    for digits in range(1, 7):
+        if np.abs(values - values.round(digits)).max() < 1e-3 * 10.0**-digits:
+            return 0.75 * 10.0**-digits
+    return 0.0
 
 
 def _round_grid(values: np.ndarray, edge: float, step: float, tolerance: float) -> tuple[float, float]:
@@ -145,10 +164,8 @@ def _is_latitude(coord: xr.DataArray) -> bool:
 
 
 def _degrees(coord: xr.DataArray, way: str) -> bool:
-    units = str(coord.attrs.get("units", "")).lower().replace("degrees", "degree")
-    return (
-        units == f"degree_{way}" or coord.attrs.get("standard_name") == {"east": "longitude", "north": "latitude"}[way]
-    )
+    standard = {"east": "longitude", "north": "latitude"}[way]
+    return degrees_of(coord.attrs.get("units", "")) == way or coord.attrs.get("standard_name") == standard
 
 
 def crs_of(data: xr.DataArray, declared: Any = None) -> Any:

@@ -288,6 +288,8 @@ def _outputs(
     from geosr.reading.gate import check_path
     from geosr.reading.s5p_l2 import is_swath
 
+    if output is not None and not fspath(output):
+        raise UsageError("the output's name is empty", "name a file or a folder with -o, or leave it out")
     paths = [check_path(p) for p in inputs]
     if len(set(paths)) < len(paths):
         raise UsageError("an input is named twice", "name each once")

@@ -45,10 +45,7 @@ def accumulate(
     value: np.ndarray,
     sigma: np.ndarray,
     weight: np.ndarray,
-    c: float,
-    a: float,
-    f: float,
-    e: float,
+    frame: tuple[float, float, float, float],
     edges: np.ndarray,
     geographic: bool,
     sums: np.ndarray,
@@ -62,8 +59,8 @@ def accumulate(
     x, y : (n, 4) float64 corners: longitude and latitude in degrees if ``geographic``, else column and row.
     value, sigma : (n,) float64; ``sigma`` is read only where ``sums`` has room for it.
     weight : float64; (1,), the area of a unit of the plane, if ``geographic``, else (n,) areas of the pixels.
-    c, a, f, e : first edge and step of columns and rows (0, 1, 0, 1 if not ``geographic``).
-    edges : (ny + 1,) ascending v of the row edges: ``sign(e) sin(latitude)``, or the row number.
+    frame : first edge and step of columns, then of rows (0, 1, 0, 1 if not ``geographic``).
+    edges : (ny + 1,) ascending v of the row edges: ``sin(latitude)`` with the sign of the row step, or the row number.
     sums : (ny, nx, 3 to 5) float64, added to: sums of w, w v, the count, and as far as there is room w^2 s^2
         and w s. One record a cell: a page of memory and a cache line touched where separate arrays touch four.
     touched : (ny, nx // TILE + 1) bool, set where cells of a row were added to.
@@ -71,12 +68,11 @@ def accumulate(
     """
     if native.available():
         least = (STRAIGHT_DEG, MAX_CHORD2, MIN_CHORD2, COUNT_SHARE, ROUNDING)
-        frame = (c, a, f, e)
         native.accumulate(x, y, value, sigma, weight, frame, edges, geographic, least, sums, touched, TILE, tally)
         return
     from geosr import overlap_numba
 
-    overlap_numba.accumulate(x, y, value, sigma, weight, c, a, f, e, edges, geographic, sums, touched, tally)
+    overlap_numba.accumulate(x, y, value, sigma, weight, *frame, edges, geographic, sums, touched, tally)
 
 
 def finish(

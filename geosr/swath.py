@@ -25,6 +25,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -272,8 +273,8 @@ def _accumulate(swath: Swath, box: GeoBox, plan: dict[str, Any], sums: _Sums) ->
             keep, x, y, areas, lost = planar(x, y, plan["geographic"])
             value, sigma, sums.seam = value[keep], sigma[keep], sums.seam + lost
             weight = weight if plan["geographic"] else areas
-        frame = (*plan["frame"], plan["edges"], plan["geographic"])
-        accumulate(x, y, value, sigma, weight, *frame, sums.cells, sums.touched, sums.tally)
+        frame, edges, geographic = plan["frame"], plan["edges"], plan["geographic"]
+        accumulate(x, y, value, sigma, weight, frame, edges, geographic, sums.cells, sums.touched, sums.tally)
 
 
 def _is_wgs84(box: GeoBox) -> bool:
@@ -364,6 +365,18 @@ def _merge_attrs(attrs: list[dict[str, Any]]) -> dict[str, Any]:
     return out
 
 
+def _judge_units(swath: Swath) -> None:
+    """Warn where NO2 columns contradict their units."""
+    from geosr.units import plausibility
+    from geosr.variables import Candidate
+
+    units = swath.attrs.get("units")
+    if units is not None and Candidate(swath.name, swath.attrs).is_no2:
+        doubt = plausibility(swath.value[: 1 << 20], str(units))
+        if doubt:
+            warnings.warn(f"{swath.name}: {doubt}", GeosrWarning, stacklevel=2)
+
+
 def open_swaths(
     paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     *,
@@ -409,7 +422,8 @@ def open_swaths(
     if not files:
         raise UsageError("no files to grid", "name at least one swath file")
     asked = None if bbox is None else check_bbox(bbox)
-    reader = partial(read_swath, variable=variable, qa=qa, bbox=asked)
+    # In the context of the caller, also from the thread that reads ahead: limits, and whether files are untrusted.
+    reader = partial(copy_context().run, partial(read_swath, variable=variable, qa=qa, bbox=asked))
     alone: list[Swath] = []
 
     def read() -> Iterator[Swath]:
@@ -422,14 +436,18 @@ def open_swaths(
 
     box = default_geobox(read(), resolution, bbox, crs)
     good, located = 0, Extent()
+    judged = False
 
     def counted() -> Iterator[Swath]:
-        nonlocal good
+        nonlocal good, judged
         for swath in read():
             good += len(swath.value)
             located.merge(swath.extent())
             if input_units is not None:
                 swath.attrs["units"] = input_units
+            if len(swath.value) and not judged:
+                judged = True
+                _judge_units(swath)
             yield swath
 
     out = grid_swaths(counted(), box, correlated=correlated, weights=weights)

@@ -64,6 +64,13 @@ hertz = 1 / second = Hz
 #: times the largest columns ever seen (1e-2); outside, numbers and unit contradict each other.
 PLAUSIBLE_NO2 = (1e-8, 0.2)
 
+# What an amount of a gas may be measured in: column, concentration, mixing ratio, by number or by mass.
+_OF_A_GAS = (
+    "dimensionless",
+    *(f"[{what}] / [length] ** {n}" for what in ("substance", "mass") for n in (2, 3)),
+    "1 / [length] ** 3",
+)
+
 # A usual tropospheric column, 2e15 molec cm-2 (mol m-2): what numbers "look like" is the unit that brings them nearest.
 _TYPICAL_NO2 = 3.3e-5
 _COMMON = ("mol m-2", "umol m-2", "molec cm-2", "1e15 molec cm-2")
@@ -195,7 +202,10 @@ def factor(frm: str, to: str) -> float:
     """
     a, b = parse(frm), parse(to)
     if a.dimension != b.dimension:
-        raise InputError(f"{frm!r} cannot be converted to {to!r}", "they measure different things")
+        raise InputError(
+            f"{frm!r} cannot be converted to {to!r}",
+            "they measure different things; if the file is wrong about its own, say --input-units",
+        )
     return a.si / b.si
 
 
@@ -227,6 +237,8 @@ def plausibility(values: np.ndarray, units: str | None) -> str | None:
     if units is None:
         return None
     unit = parse(units)
+    if unit.dimension not in _OF_A_GAS or re.search(r"%|percent", units):
+        return f"units {units!r} are none of an amount of NO2; say what they are, e.g. --input-units 'mol m-2'"
     sizes = np.abs(np.asarray(values, dtype=np.float64))
     sizes = sizes[np.isfinite(sizes) & (sizes > 0)]
     if not unit.is_column or sizes.size == 0:

@@ -50,6 +50,35 @@ class KeyValue(click.ParamType[tuple[str, str]]):
         return key.upper(), rest
 
 
+class Limit(KeyValue):
+    """``LIMIT=NUMBER``."""
+
+    name = "LIMIT=NUMBER"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Any]:
+        if isinstance(value, tuple):
+            return value
+        key, text = super().convert(value, param, ctx)
+        try:
+            return key.lower(), float(text)
+        except ValueError:
+            self.fail(f"{value!r} is not LIMIT=NUMBER", param, ctx)
+
+
+def _set_limits(ctx: click.Context, param: click.Parameter, value: tuple[tuple[str, float], ...]) -> None:
+    if value:
+        from geosr.reading.limits import reading_as
+
+        ctx.with_resource(reading_as(dict(value)))
+
+
+def _set_untrusted(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value:
+        from geosr.reading.limits import reading_as
+
+        ctx.with_resource(reading_as(untrusted=True))
+
+
 def _apply(options: list[Callable[[F], F]]) -> Callable[[F], F]:
     def decorate(function: F) -> F:
         for option in reversed(options):
@@ -57,6 +86,29 @@ def _apply(options: list[Callable[[F], F]]) -> Callable[[F], F]:
         return function
 
     return decorate
+
+
+#: How far a file is trusted; they hold while the command runs.
+_trust_options = _apply(
+    [
+        click.option(
+            "--untrusted",
+            is_flag=True,
+            expose_value=False,
+            callback=_set_untrusted,
+            help="Read files as those of strangers: in a process without other files and network (Linux).",
+        ),
+        click.option(
+            "--limit",
+            type=Limit(),
+            multiple=True,
+            expose_value=False,
+            callback=_set_limits,
+            help="Raise a limit that a file was refused for: pixels, bands, block, expansion, variables, depth, "
+            "directories; with --untrusted also time (s) and memory (MB).",
+        ),
+    ]
+)
 
 
 _time_options = _apply(
@@ -87,6 +139,7 @@ swath_options = _apply(
             metavar="CELL",
             help="Cell size of a gridded swath, in units of the CRS.",
         ),
+        _trust_options,
     ]
 )
 
@@ -108,7 +161,12 @@ engine_option = click.option(
 #: Options of writing.
 output_options = _apply(
     [
-        click.option("--overwrite", is_flag=True, help="Replace an existing output."),
+        click.option(
+            "--overwrite", is_flag=True, help="Replace an existing output, and what an unfinished run has left."
+        ),
+        click.option(
+            "--resume", is_flag=True, help="Go on where the same command was killed: finished tiles are kept."
+        ),
         click.option(
             "--co",
             "creation_options",
@@ -142,6 +200,11 @@ report_options = _apply(
 )
 
 
+def printable(text: str) -> str:
+    """``text`` without control characters, which could make a terminal do things: names and attributes hold any."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 class Reporter:
     """Messages and the progress bar on stderr, results on stdout."""
 
@@ -159,7 +222,8 @@ class Reporter:
         from geosr.errors import OutputError
 
         try:
-            click.echo(json.dumps(data, indent=2, allow_nan=False) if self.as_json else text)
+            lines = (printable(line) for line in text.split("\n"))
+            click.echo(json.dumps(data, indent=2, allow_nan=False) if self.as_json else "\n".join(lines))
         except BrokenPipeError:
             raise
         except OSError as error:
@@ -182,7 +246,7 @@ class Reporter:
             if issubclass(category, GeosrWarning):
                 if str(message) not in self.warnings:
                     self.warnings.append(str(message))
-                    self.say(f"geosr: warning: {message}")
+                    self.say(f"geosr: warning: {printable(str(message))}")
             elif self.verbose and not issubclass(category, DeprecationWarning | PendingDeprecationWarning):
                 self.say(f"{category.__name__}: {message}")
 

@@ -6,15 +6,19 @@ Nothing of geosr is imported before a command runs, so that ``geosr --help`` ans
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import importlib
 import os
 import signal
 import sys
+import time
 from types import FrameType
 from typing import Any
 
 import click
+
+from geosr_cli.environment import settle
 
 # Commands and the modules (in this package) that define them, in the order of the help.
 COMMANDS = ("downscale", "grid", "verify", "info", "evaluate", "degrade", "train", "models", "simulate")
@@ -41,6 +45,10 @@ class GeosrGroup(click.Group):
         return command
 
     def invoke(self, ctx: click.Context) -> Any:
+        settle()
+        if lack := _lack_of_address_space():
+            _say(lack)
+            ctx.exit(EXIT_RESOURCES)
         share_one_heap()
         try:
             return super().invoke(ctx)
@@ -69,11 +77,24 @@ def _report_failure(error: Exception) -> int:
     if isinstance(error, FileNotFoundError) and not _folder_exists():
         _say("the working folder is gone; change to one that exists")
         return EXIT_OUTPUT
-    if isinstance(error, MemoryError):
-        _say("out of memory; use a smaller --tile, or fewer --threads or --workers")
+    if (short := _short_of(error)) is not None:
+        _say(short)
         return EXIT_RESOURCES
     _say(f"a bug in geosr: {type(error).__name__}: {error}; run again with --debug and report what it prints")
     return EXIT_BUG
+
+
+def _short_of(error: Exception) -> str | None:
+    """What the system has too little of, if that is what ``error`` means."""
+    number, text = getattr(error, "errno", None), str(error)
+    if isinstance(error, OSError) and number in (errno.EMFILE, errno.ENFILE):
+        return "too many open files; raise the limit (ulimit -n)"
+    if (isinstance(error, RuntimeError) and "start new thread" in text) or number == errno.EAGAIN:
+        return "no more processes or threads may be started; raise the limit (ulimit -u), or use fewer --threads"
+    no_room = ("failed to map segment", "annot allocate memory")  # a library that cannot be loaded
+    if isinstance(error, MemoryError) or number == errno.ENOMEM or any(words in text for words in no_room):
+        return "out of memory; use a smaller --tile, or fewer --threads or --workers"
+    return None
 
 
 def _interrupted(how: str, error: BaseException) -> str:
@@ -145,15 +166,63 @@ class Terminated(SystemExit):
     """A signal asked for the end; like every exception it unwinds the stack, so that temporary files are removed."""
 
 
-def _terminate(signum: int, frame: FrameType | None) -> None:
-    raise Terminated(128 + signum)
+#: Seconds in which a second Ctrl-C is the same wish, said twice: it must not cut short what the first one tidies up.
+SAME_WISH = 2.0
+_asked = [-SAME_WISH]
+
+
+def _stop(signum: int, frame: FrameType | None) -> None:
+    now = time.monotonic()
+    if now - _asked[0] < SAME_WISH:
+        return
+    _asked[0] = now
+    raise KeyboardInterrupt if signum == signal.SIGINT else Terminated(128 + signum)
+
+
+def _listen() -> None:
+    """Have signals end the run in order."""
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        signum = getattr(signal, name, signal.SIGTERM)
+        if signal.getsignal(signum) != signal.SIG_IGN:  # as nohup and shells have it for what runs in the background
+            signal.signal(signum, _stop)
+
+
+def _hold_streams() -> None:
+    """Open what the caller has closed of stdin, stdout and stderr: the next file to be opened, perhaps the output, would
+    get that number, and what a library says would be written into it.
+    """
+    number = os.open(os.devnull, os.O_RDWR)
+    while number <= 2:
+        number = os.dup(number)
+    os.close(number)
+
+
+#: Below so much address space OpenBLAS, of numpy, ends the process or crashes instead of raising anything.
+LEAST_ADDRESS_SPACE = 800 << 20
+
+
+def _lack_of_address_space() -> str:
+    """What is wrong with the limit on it; nothing, as a rule. Imports nothing that needs some."""
+    try:
+        import resource
+    except ImportError:  # not on this system
+        return ""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit == resource.RLIM_INFINITY:
+        return ""
+    # It reserves some for each thread, and geosr has none to do for more than one.
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
+    if limit >= LEAST_ADDRESS_SPACE:
+        return ""
+    least = LEAST_ADDRESS_SPACE >> 20
+    return f"only {limit >> 20} MB of address space; raise the limit to {least} MB at least (ulimit -v)"
 
 
 def main() -> None:
     """Entry point of the ``geosr`` script."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's greetings are not ours
-    for signum in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
-        signal.signal(signum, _terminate)
+    _hold_streams()
+    _listen()
     try:
         sys.exit(cli.main(standalone_mode=False))
     except click.exceptions.NoArgsIsHelpError as error:

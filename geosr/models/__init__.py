@@ -171,11 +171,22 @@ def load_model(name: str | os.PathLike[str], scale: int | None = None, threads: 
 
 
 def resolve_model(model: str | os.PathLike[str] | Model | None, scale: int) -> Model:
-    """The model that a user's wish means for ``scale``: a loaded one, a name, a path, or None for the shipped one."""
+    """The model that a user's wish means for ``scale``: a loaded one, a name, a path, or None for the shipped one.
+
+    A :class:`ModelError` also for one that needs more than the field it refines.
+    """
     if isinstance(model, Model):
         _check_scale(model, scale)
-        return model
-    return load_model(model if model is not None else default_model(scale), scale)
+        found = model
+    else:
+        found = load_model(model if model is not None else default_model(scale), scale)
+    if found.card.channels != 1:
+        raise ModelError(
+            f"{found.card.name} needs {found.card.channels} channels, a field is one",
+            "choose a model of one",
+            found.path,
+        )
+    return found
 
 
 def _place(path: Path) -> tuple[str, int, int]:

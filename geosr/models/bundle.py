@@ -3,23 +3,23 @@
 ========================  ==============================================================================================
 ``card.json``             :class:`Card`; names the architecture (by registry name), and every other file with its sha256
 ``model.onnx``            weights and graph for inference; geosr reads the weights and writes its own graph
-``weights.keras``         optional: the same weights, for Keras; geosr reads the arrays inside, never the configuration
+``weights.keras``         optional: the same weights, for Keras; geosr checks its sha256 and does not open it
 ``sigma.onnx``            optional, like ``model.onnx``: the small network that predicts the error of the first
 ``sigma.keras``           the same for Keras
 ========================  ==============================================================================================
 
 Nothing in a bundle is executed: the network is built from geosr's own registry, and the files only fill in numbers
 whose count and shape the registry fixes. So a bundle from a stranger can be wrong, but not dangerous. Whole ``.h5`` and
-``.keras`` models, which may carry code, are refused.
+``.keras`` models, which may carry code, are refused; :mod:`geosr.models.importing` takes the weights out of them.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -32,9 +32,10 @@ from geosr.errors import GeosrError, ModelError
 from geosr.grid import check_scale
 from geosr.models import onnx_network
 from geosr.models.architectures import FAMILIES, Architecture, architecture
+from geosr.models.foreign import CARD, check_archive, foreign_kind
 
 FORMAT = "geosr-model/1"
-CARD, ONNX, KERAS = "card.json", "model.onnx", "weights.keras"
+ONNX, KERAS = "model.onnx", "weights.keras"
 SIGMA_ONNX, SIGMA_KERAS = "sigma.onnx", "sigma.keras"
 #: Networks that a bundle may hold, and their files.
 PARTS = {"model": (ONNX, KERAS), "sigma": (SIGMA_ONNX, SIGMA_KERAS)}
@@ -42,6 +43,8 @@ _MAX_CARD = 1 << 20
 _MAX_CHANNELS = 64
 # What a file may hold besides its weights: names and structure.
 _OVERHEAD = 1 << 18
+# Nesting, and lengths, that no card of geosr's comes near.
+_MAX_DEPTH, _MAX_NAME, _MAX_TEXT = 40, 120, 10_000
 _AGAIN = "fetch the model again, or train it anew"
 
 Arrays = onnx_network.Arrays
@@ -116,6 +119,7 @@ class Card:
             raw = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise ModelError(f"{CARD} is not JSON ({error})", _AGAIN) from error
+        _check(_depth(raw) <= _MAX_DEPTH, "nesting")
         if not isinstance(raw, dict) or raw.pop("format", None) != FORMAT:
             raise ModelError(f"{CARD} is not a geosr model card ({FORMAT})", "use a bundle that geosr made")
         known = {f.name: f for f in fields(cls)}
@@ -125,17 +129,20 @@ class Card:
             value = values.get(key)
             _check(isinstance(value, kind) and (kind is not int or not isinstance(value, bool)), key)
         try:
-            values["scaler"] = AffineScaler(**values["scaler"])
+            values["scaler"] = _scaler(values["scaler"])
             card = cls(**values)
             check_scale(card.scale)
-        except (TypeError, GeosrError) as error:
+        except (TypeError, ValueError, OverflowError, GeosrError) as error:
             raise ModelError(f"{CARD} is not usable: {error}", _AGAIN) from error
         _check(1 <= card.channels <= _MAX_CHANNELS, "channels")
+        _check(0 < len(card.name) <= _MAX_NAME and card.name.isprintable(), "name")
+        for key, kind in _OTHER_KINDS.items():
+            _check(isinstance(getattr(card, key), kind), key)
+        _check(len(card.version) <= _MAX_NAME and len(card.description) <= _MAX_TEXT, "description")
+        _check(all(isinstance(v, str) for v in card.limits) and all(isinstance(v, dict) for v in card.skill), "skill")
         _check(card.network.family in FAMILIES, "architecture")
         _check(card.radius == card.network.radius(card.scale), "radius")
-        _check(isinstance(card.sigma, dict), "sigma")
         _check(card.sigma_network is None or card.sigma_network.family == "sigma", "sigma")
-        _check(isinstance(card.envelope, dict), "envelope")
         return card
 
 
@@ -152,9 +159,46 @@ _KINDS: dict[str, type] = {
 }
 
 
+_OTHER_KINDS: dict[str, type] = {
+    "version": str,
+    "description": str,
+    "training": dict,
+    "skill": list,
+    "limits": list,
+    "envelope": dict,
+    "sigma": dict,
+}
+
+
 def _check(good: bool, key: str) -> None:
     if not good:
         raise ModelError(f"{CARD}: {key!r} is missing or wrong", _AGAIN)
+
+
+def _depth(value: Any) -> int:
+    """How deep lists and objects lie in each other, counted no farther than is allowed."""
+    level, depth = [value], 0
+    while level and depth <= _MAX_DEPTH:
+        depth += 1
+        level = [w for v in level for w in (v.values() if isinstance(v, dict) else v if isinstance(v, list) else ())]
+    return depth
+
+
+def _scaler(raw: dict[str, Any]) -> AffineScaler:
+    """The scaler of a card: numbers, and units that geosr knows or none."""
+    from geosr.units import parse
+
+    _check(set(raw) <= {"offset", "scale", "units"}, "scaler")
+    for key in ("offset", "scale"):
+        _check(key not in raw or (isinstance(raw[key], int | float) and not isinstance(raw[key], bool)), "scaler")
+    units = raw.get("units")
+    _check(units is None or isinstance(units, str), "scaler")
+    if units is not None:
+        parse(units)
+    scaler = AffineScaler(float(raw.get("offset", 0.0)), float(raw.get("scale", 1.0)), units)
+    # Beyond these a float32 channel is all zeros or all infinite, whatever the units of a column.
+    _check(1e-30 < abs(scaler.scale) < 1e30 and abs(scaler.offset) < 1e30, "scaler")
+    return scaler
 
 
 @dataclass(frozen=True)
@@ -186,13 +230,6 @@ class Bundle:
         arch, data = self.network(part), self._file(PARTS[part][0])
         return _finite(onnx_network.read_arrays(data, arch, self.channels(part), self.card.scale, self.bias(part)))
 
-    def keras_arrays(self, part: str = "model") -> Arrays:
-        """Weights from ``weights.keras`` or ``sigma.keras``, shapes checked, finite. Needs h5py (Keras brings it)."""
-        if self.network(part) and PARTS[part][1] not in self.files:
-            return self.onnx_arrays(part)  # the same numbers
-        shapes = self.network(part).kernel_shapes(self.channels(part), self.card.scale)
-        return _finite(_read_keras(self._file(PARTS[part][1]), shapes, self.bias(part)))
-
     def _file(self, name: str) -> bytes:
         if name not in self.files:
             raise ModelError(f"the model has no {name}", "choose another --engine", self.path)
@@ -214,7 +251,7 @@ def load_bundle(path: str | os.PathLike[str]) -> Bundle:
     except ModelError as error:
         error.path = error.path or str(place)
         raise
-    except (OSError, zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
         raise ModelError(f"the model cannot be read ({error})", _AGAIN, place) from error
 
 
@@ -227,11 +264,9 @@ class _opened:
 
     def __enter__(self) -> Callable[[str, int], bytes | None]:
         place = self.place
-        if place.suffix.lower() in (".h5", ".hdf5", ".keras"):
-            raise ModelError(
-                "whole Keras models are refused, because they can carry code",
-                "use a geosr bundle: a folder or zip with a card.json",
-            )
+        foreign = foreign_kind(place)
+        if foreign is not None:
+            raise ModelError(foreign.what, foreign.hint)
         if place.is_dir():
             return self._read_folder
         if not place.is_file():
@@ -241,7 +276,7 @@ class _opened:
             )
         if not zipfile.is_zipfile(place):
             raise ModelError("not a model bundle", "give a folder or a zip with a card.json")
-        self.zip = zipfile.ZipFile(place)
+        self.zip = zipfile.ZipFile(check_archive(place))
         return self._read_zip
 
     def __exit__(self, *_: object) -> None:
@@ -262,6 +297,8 @@ class _opened:
         found = [n for n in names if n == name or (n.count("/") == 1 and n.endswith("/" + name))]
         if archive is None or len(found) != 1:
             raise ModelError(f"the model has {len(found)} files {name}, not one", _AGAIN)
+        if archive.getinfo(found[0]).compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise ModelError(f"{name} is packed by another method than deflate", "pack it with an ordinary zip")
         with archive.open(found[0]) as stream:  # reads what is there, whatever size the directory claims
             data = stream.read(most + 1)
         return data if len(data) <= most else None
@@ -299,51 +336,13 @@ def _finite(arrays: Arrays) -> Arrays:
     return arrays
 
 
-def _read_keras(data: bytes, shapes: list[tuple[int, int, int, int]], bias: bool) -> Arrays:
-    """Arrays out of ``model.weights.h5`` inside a ``.keras`` zip; its ``config.json`` is never looked at."""
-    import h5py
-
-    most = 4 * sum(a * b * c * d + d for a, b, c, d in shapes) + _OVERHEAD
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive, archive.open("model.weights.h5") as stream:
-            inner = stream.read(most + 1)
-        if len(inner) > most:
-            raise ModelError(f"the weights unpack to more than the architecture can be ({most} bytes)", _AGAIN)
-        arrays: Arrays = []
-        with h5py.File(io.BytesIO(inner), "r") as file:
-            for i, shape in enumerate(shapes):
-                group = "layers/conv2d" + (f"_{i}" if i else "") + "/vars"
-                kernel = _dataset(file, f"{group}/0", shape)
-                arrays.append((kernel, _dataset(file, f"{group}/1", shape[-1:]) if bias else None))
-        return arrays
-    except (OSError, KeyError, zipfile.BadZipFile, RuntimeError, ValueError) as error:
-        if isinstance(error, ModelError):
-            raise
-        raise ModelError(f"the Keras file is damaged ({error})", _AGAIN) from error
-
-
-def _dataset(file: Any, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """A plain float32 dataset of that shape: no link out of the file, no filter that could inflate."""
-    import h5py
-
-    item: Any = file
-    for part in name.split("/"):
-        link = item.get(part, getlink=True) if isinstance(item, h5py.Group) else None
-        item = item[part] if isinstance(link, h5py.HardLink) else None
-    plain = (
-        isinstance(item, h5py.Dataset)
-        and item.shape == shape
-        and item.dtype == np.float32
-        and item.chunks is None
-        and not item.external
-        and not item.is_virtual
-    )
-    if not plain:
-        raise ModelError(f"the Keras file: {name} is not a plain float32 array of shape {shape}", _AGAIN)
-    return np.asarray(item)
-
-
-def save_bundle(folder: str | os.PathLike[str], card: Card, arrays: Arrays, sigma_arrays: Arrays | None = None) -> Card:
+def save_bundle(
+    folder: str | os.PathLike[str],
+    card: Card,
+    arrays: Arrays,
+    sigma_arrays: Arrays | None = None,
+    keras: bool = True,
+) -> Card:
     """Write a bundle: ``model.onnx``, ``weights.keras`` (needs Keras) and, last, ``card.json``.
 
     Parameters
@@ -351,13 +350,12 @@ def save_bundle(folder: str | os.PathLike[str], card: Card, arrays: Arrays, sigm
     folder : created; files of an older bundle in it are replaced.
     card : ``files`` is filled in here.
     sigma_arrays : weights of ``card.sigma_network``, where there is one.
+    keras : False leaves ``weights.keras`` out.
 
     Returns
     -------
     The card as written.
     """
-    from geosr.models import keras_network
-
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)
     (place / CARD).unlink(missing_ok=True)  # a bundle without a card is no bundle: never a card for other files
@@ -368,11 +366,15 @@ def save_bundle(folder: str | os.PathLike[str], card: Card, arrays: Arrays, sigm
             continue
         bundle = Bundle(card, {}, "", str(place))
         arch, channels, bias = bundle.network(part), bundle.channels(part), bundle.bias(part)
-        onnx, keras = (place / name for name in PARTS[part])
-        onnx.write_bytes(onnx_network.write(arch, weights, card.scale))
-        model = keras_network.build(arch, channels, scale=card.scale, equivariant=not bias, training=False)
-        keras_network.with_arrays(model, weights).save(keras)
-        for file in (onnx, keras):
+        written = [place / PARTS[part][0]]
+        written[0].write_bytes(onnx_network.write(arch, weights, card.scale))
+        if keras:
+            from geosr.models import keras_network
+
+            written.append(place / PARTS[part][1])
+            model = keras_network.build(arch, channels, scale=card.scale, equivariant=not bias, training=False)
+            keras_network.with_arrays(model, weights).save(written[1])
+        for file in written:
             data = file.read_bytes()
             files[file.name] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
     return rewrite_card(place, replace(card, files=files))

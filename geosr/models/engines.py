@@ -155,7 +155,8 @@ def _tensorflow(bundle: Bundle, part: str) -> _Network:
 
     arch, channels, scale = bundle.network(part), bundle.channels(part), bundle.card.scale
     model = keras_network.build(arch, channels, scale=scale, equivariant=not bundle.bias(part), training=False)
-    keras_network.with_arrays(model, bundle.keras_arrays(part))
+    # Not from ``weights.keras``: all engines run the same numbers, and no HDF5 of a stranger's is opened here.
+    keras_network.with_arrays(model, bundle.onnx_arrays(part))
 
     def forward(x: Any) -> Any:
         out = model(x, training=False)

@@ -2,14 +2,14 @@
 
 :func:`open_no2` is the way in. ``gate`` decides what may be opened, ``geotiff`` and ``netcdf`` read grids, ``s5p_l2``
 reads Sentinel-5P swaths, ``times`` and ``crop`` select, ``values`` turns numbers into columns, ``field`` wraps the
-result. ``info`` describes a file.
+result. ``info`` describes a file. ``untrusted`` reads files from strangers in a process of their own.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ import xarray as xr
 
 from geosr.errors import InputError, UsageError, blame
 from geosr.reading.gate import check_path, kind_of
+from geosr.reading.limits import is_untrusted, reading_as
 
 if TYPE_CHECKING:
     from geosr.reading.field import Raw
@@ -36,6 +37,8 @@ def open_no2(
     input_units: str | None = None,
     qa: float | None = 0.75,
     resolution: float | None = None,
+    limits: Mapping[str, float] | None = None,
+    untrusted: bool | None = None,
 ) -> xr.Dataset:
     """Open a GeoTIFF, a NetCDF grid, or one or several Sentinel-5P L2 swaths (which are gridded together).
 
@@ -52,6 +55,10 @@ def open_no2(
     input_units : the units of the numbers in the file, whatever the file says.
     qa : least ``qa_value`` of a swath's pixels; None takes them all, also where there is no ``qa_value``.
     resolution : cell size of the grid to make from swaths, in units of its CRS.
+    limits : raises (or lowers) limits on what a file may ask for, e.g. ``{"bands": 300}``; see
+        :class:`geosr.reading.limits.Limits`.
+    untrusted : read the files as those of strangers, in a process with no other files, no network, and bounded memory
+        and time (:mod:`geosr.reading.untrusted`). Costs a second once, and room for the field in the temporary folder.
 
     Returns
     -------
@@ -62,7 +69,9 @@ def open_no2(
     Raises
     ------
     InputError, RefusedError
-        The file is missing, unreadable, unsupported or invalid, or a choice is ambiguous.
+        The file is missing, unreadable, unsupported or invalid, beyond a limit, or a choice is ambiguous.
+    ResourceError
+        Reading an untrusted file takes too much time or memory.
     UsageError
         Options that do not fit the file.
 
@@ -72,6 +81,10 @@ def open_no2(
     if not paths:
         raise UsageError("no file to read", "name at least one")
     files = [check_path(p) for p in paths]
+    if limits is not None or untrusted is not None:
+        with reading_as(limits, untrusted):
+            return open_no2(path, variable=variable, time=time, level=level, bbox=bbox, crs=crs, units=units,
+                            input_units=input_units, qa=qa, resolution=resolution)  # fmt: skip
     if _all_swaths(files):
         from geosr.swath import open_swaths
 
@@ -92,7 +105,30 @@ def open_no2(
     with blame(paths[0]):
         if resolution is not None:
             raise UsageError("--resolution is for swaths, the file has a grid already", "leave it out")
+        if is_untrusted():
+            from geosr.reading.untrusted import open_grid
+
+            return open_grid(files[0], variable=variable, time=time, level=level, bbox=bbox, crs=crs, units=units,
+                             input_units=input_units)  # fmt: skip
         return _open_grid(files[0], variable, time, level, bbox, crs, units, input_units)
+
+
+def candidates(path: StrPath) -> list[str]:
+    """The variables or bands of a grid that ``variable`` could name, with their units and sizes, for people."""
+    file = check_path(path)
+    if is_untrusted():
+        from geosr.reading import untrusted
+
+        return untrusted.candidates(file)
+    kind = kind_of(file)
+    if kind == "tiff":
+        from geosr.reading.geotiff import candidates_in
+
+        return [str(c) for c in candidates_in(file)]
+    from geosr.reading.netcdf import candidates_of, gridded_variables
+    from geosr.reading.store import open_store
+
+    return [str(c) for c in candidates_of(gridded_variables(open_store(file, kind)))]
 
 
 def _all_swaths(files: list[Path]) -> bool:

@@ -20,9 +20,12 @@ from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
 
 from geosr.errors import GeosrWarning, InputError
-from geosr.grid import axis_of, axis_step, spatial_dims
+from geosr.grid import axis_of, degrees_of, spatial_dims
 from geosr.reading.crs import as_crs, from_grid_mapping, keeps_own
+from geosr.reading.mesh import axes_of_mesh
+from geosr.reading.place import edge_and_step
 from geosr.reading.store import Store, Variable
+from geosr.reading.values import Decoding, unpack
 
 
 @dataclass(frozen=True)
@@ -41,15 +44,11 @@ def find_axes(store: Store, v: Variable) -> tuple[str, str, dict[str, xr.DataArr
     for dim, size in zip(v.dims, v.shape, strict=True):
         coordinate = _coordinate(store, v, dim, size)
         if coordinate is not None:
-            raw = store.values(coordinate)
             axes[dim] = xr.DataArray(
-                raw.astype(raw.dtype.newbyteorder("=")),
-                dims=dim,
-                name=coordinate.base,
-                attrs=clean_attrs(coordinate.attrs),
+                numbers_of(store, coordinate), dims=dim, name=coordinate.base, attrs=clean_attrs(coordinate.attrs)
             )
-    span = _hdfeos_axes(store, v)
-    axes.update({d: c for d, c in span.items() if d not in axes})
+    for more in (_hdfeos_axes(store, v), _mesh_axes(store, v, axes)):
+        axes.update({d: c for d, c in more.items() if d not in axes or not _places(axes[d])})
     probe = xr.DataArray(da.empty(v.shape), dims=v.dims)
     # Under the coordinate's own name ("lat" along "rows"), which is what tells y from x.
     for dim, axis in axes.items():
@@ -64,6 +63,14 @@ def find_axes(store: Store, v: Variable) -> tuple[str, str, dict[str, xr.DataArr
     back = {n: d for d, n in names.items()}
     y_dim, x_dim = (str(back.get(str(d), d)) for d in (y, x))
     return y_dim, x_dim, axes
+
+
+def numbers_of(store: Store, c: Variable) -> np.ndarray:
+    """All values of a coordinate, unpacked, NaN where it has a fill value; as they are stored if they are plain."""
+    raw = store.values(c)
+    raw = raw.astype(raw.dtype.newbyteorder("="), copy=False)
+    how = Decoding.from_attrs(c.attrs, raw.dtype)
+    return unpack(raw, how)
 
 
 def clean_attrs(attrs: Mapping[str, Any]) -> dict[str, Any]:
@@ -82,21 +89,81 @@ def _coordinate(store: Store, v: Variable, dim: str, size: int) -> Variable | No
         return c is not None and c.dtype is not None and c.dims == (dim,) and c.shape == (size,)
 
     named = store.near(dim, v.group)
-    if fits(named) and named is not v:
+    if not fits(named) or named is v:
+        named = None
+    if named is not None and _says_where(named) and not _is_index(named):
         return named
     listed = [store.near(n, v.group) for n in str(v.attrs.get("coordinates", "")).split()]
-    others = [c for c in store.variables.values() if fits(c) and _says_where(c)]
-    return next((c for c in (*listed, *others) if fits(c) and c is not None and _says_where(c)), None)
+    others = [c for c in store.variables.values() if fits(c) and c is not named and _says_where(c)]
+    better = (c for c in (*listed, *others) if fits(c) and c is not None and c is not named and _says_where(c))
+    return next(better, named)
+
+
+def _is_index(c: Variable) -> bool:
+    """Could it be no more than the numbers of rows or columns, as xarray and others add?"""
+    said = {str(c.attrs.get(k, "")).strip() for k in ("units", "standard_name")}
+    return c.dtype is not None and c.dtype.kind in "iu" and said <= {"", "1", "count"} and c.base.lower() in ("x", "y")
 
 
 def _says_where(c: Variable) -> bool:
-    units = str(c.attrs.get("units", "")).lower()
     standard = str(c.attrs.get("standard_name", ""))
     return (
         bool(re.fullmatch(r"(lat|latitudes?|lon|longitudes?|x|y|time)", c.base, re.I))
-        or units.startswith(("degrees_n", "degree_n", "degrees_e", "degree_e"))
+        or bool(degrees_of(c.attrs.get("units", "")))
         or standard in ("latitude", "longitude", "projection_x_coordinate", "projection_y_coordinate", "time")
     )
+
+
+def _places(axis: xr.DataArray) -> bool:
+    """Says the coordinate where on Earth its cells lie, rather than their number?"""
+    if axis.attrs.get("units") or axis.attrs.get("standard_name"):
+        return True
+    return axis.dtype.kind == "f" and not any(np.array_equal(axis.values, np.arange(n, n + axis.size)) for n in (0, 1))
+
+
+_WAYS = (("lat", "north"), ("lon", "east"))
+
+
+def is_mesh_coordinate(c: Variable, *which: str) -> bool:
+    """Are these latitudes or longitudes in two dimensions?"""
+    if c.dtype is None or len(c.dims) < 2:
+        return False
+    units = degrees_of(c.attrs.get("units", ""))
+    return any(
+        units == way or (not units and re.fullmatch(f"{name}(itudes?)?", c.base, re.I))
+        for name, way in ([which] if which else _WAYS)
+    )
+
+
+def _mesh_axes(store: Store, v: Variable, known: Mapping[str, xr.DataArray]) -> dict[str, xr.DataArray]:
+    """Coordinates of a regular grid that states them in two dimensions (:mod:`geosr.reading.mesh`)."""
+    pair = []
+    for name, way in _WAYS:
+        fits = [
+            c
+            for c in store.variables.values()
+            if is_mesh_coordinate(c, name, way) and set(c.shape[:-2]) <= {1} and set(c.dims[-2:]) <= set(v.dims)
+        ]
+        if not fits:
+            return {}
+        pair.append(fits[0])
+    lat, lon = pair
+    if (
+        lat.dims != lon.dims
+        or lat.dims[-2] == lat.dims[-1]
+        or all(d in known and _places(known[d]) for d in lat.dims[-2:])
+    ):
+        return {}
+    numbers = [numbers_of(store, c).reshape(c.shape[-2:]) for c in pair]
+    found = axes_of_mesh(*numbers)
+    if found is None:
+        return {}
+    along, lats, lons = found
+    down, across = lat.dims[-2 + along], lat.dims[-1 - along]
+    return {
+        down: xr.DataArray(lats, dims=down, name="lat", attrs={"units": "degrees_north"}),
+        across: xr.DataArray(lons, dims=across, name="lon", attrs={"units": "degrees_east"}),
+    }
 
 
 def _hdfeos_axes(store: Store, v: Variable) -> dict[str, xr.DataArray]:
@@ -130,14 +197,23 @@ def geobox_along(store: Store, found: Gridded, declared: object) -> GeoBox:
     stored = _stored_affine(mapping, rows, cols)
     if stored is not None:
         return GeoBox((rows.size, cols.size), stored, crs)
-    for axis in (rows, cols):
-        if axis.size < 2:
-            raise InputError(
-                f"one cell along {axis.name!r} does not tell the cell size", "at least 2 x 2 cells are needed"
-            )
-    top, dy = axis_step(_in_metres(rows, crs, mapping), "y")
-    left, dx = axis_step(_in_metres(cols, crs, mapping), "x")
+    (top, dy), (left, dx) = (
+        edge_and_step(in_crs_units(axis, crs, mapping), _bounds(store, found, axis, crs, mapping), label)
+        for axis, label in ((rows, "y"), (cols, "x"))
+    )
     return GeoBox((rows.size, cols.size), Affine(dx, 0.0, left, 0.0, dy, top), crs)
+
+
+def _bounds(
+    store: Store, found: Gridded, axis: xr.DataArray, crs: CRS, mapping: Mapping[str, Any]
+) -> np.ndarray | None:
+    """Bounds of the cells along ``axis``, (n, 2) in units of the CRS, if the file has them."""
+    name = str(axis.attrs.get("bounds", ""))
+    variable = store.near(name, found.variable.group) if name else None
+    if variable is None or variable.dtype is None or variable.shape != (axis.size, 2):
+        return None
+    pairs = xr.DataArray(numbers_of(store, variable), dims=("n", "nv"), attrs=axis.attrs)
+    return in_crs_units(pairs, crs, mapping).values
 
 
 def _crs(store: Store, found: Gridded, declared: object) -> tuple[CRS, Mapping[str, Any]]:
@@ -172,7 +248,7 @@ def _is_degrees(axis: xr.DataArray, what: str) -> bool:
     return (
         str(axis.name).lower().rstrip("s") in (what, what[:3])
         or axis.attrs.get("standard_name") == what
-        or units in (("degrees_north", "degree_north") if what == "latitude" else ("degrees_east", "degree_east"))
+        or degrees_of(units) == ("north" if what == "latitude" else "east")
     )
 
 
@@ -194,13 +270,19 @@ def _stored_affine(mapping: Mapping[str, Any], rows: xr.DataArray, cols: xr.Data
     return affine
 
 
-def _in_metres(axis: xr.DataArray, crs: CRS, mapping: Mapping[str, Any]) -> xr.DataArray:
-    """Projected coordinates that a file gives in kilometres, or a geostationary one in radians, in metres."""
-    if crs.geographic:
-        return axis
+def in_crs_units(axis: xr.DataArray, crs: CRS, mapping: Mapping[str, Any]) -> xr.DataArray:
+    """Coordinates in units of ``crs``: from radians, from kilometres, or from the angles of a geostationary view."""
     units = str(axis.attrs.get("units", "")).lower()
-    if units in ("km", "kilometer", "kilometre", "kilometers", "kilometres") and crs.units[0] in ("metre", "meter"):
-        return (axis.astype(np.float64) * 1000).assign_attrs(axis.attrs)
-    if units in ("rad", "radian", "radians") and "perspective_point_height" in mapping:
-        return (axis.astype(np.float64) * float(mapping["perspective_point_height"])).assign_attrs(axis.attrs)
-    return axis
+    ratio = 1.0
+    if crs.geographic:
+        if units in _RADIANS:
+            ratio = 180 / np.pi
+    elif units in _KILOMETRES and crs.units[0] in ("metre", "meter"):
+        ratio = 1000.0
+    elif units in _RADIANS and "perspective_point_height" in mapping:
+        ratio = float(mapping["perspective_point_height"])
+    return axis if ratio == 1 else (axis.astype(np.float64) * ratio).assign_attrs(axis.attrs)
+
+
+_RADIANS = ("rad", "radian", "radians")
+_KILOMETRES = ("km", "kilometer", "kilometre", "kilometers", "kilometres")

@@ -26,6 +26,12 @@ def as_crs(text: object) -> CRS:
             raise InputError(
                 "a local CRS with no place on Earth", "declare the real one with --crs, or warp the file first"
             )
+        if not (crs.geographic or crs.projected):
+            kind = "geocentric" if crs.proj.is_geocentric else crs.proj.type_name
+            raise InputError(
+                f"{crs.proj.name or 'the CRS'} is no CRS of maps ({kind})",
+                "declare a geographic or projected one with --crs, or warp the file first (gdalwarp -t_srs)",
+            )
         return crs
     except InputError:
         raise
@@ -56,7 +62,12 @@ def from_grid_mapping(attrs: Mapping[str, Any]) -> CRS | None:
     ):
         text = str(attrs.get(key, "")).strip()
         if text:
-            return _familiar(as_crs(_modern(text)))
+            try:
+                return _familiar(as_crs(_modern(text)))
+            except InputError as error:
+                raise InputError(
+                    f"the file's {error.what}", "declare the right one with --crs, e.g. --crs EPSG:4326"
+                ) from error
     if attrs.get("grid_mapping_name"):
         from pyproj import CRS as ProjCRS
 

@@ -19,8 +19,9 @@ import xarray as xr
 from affine import Affine
 from odc.geo.geobox import GeoBox
 
-from geosr.errors import GeosrWarning, InputError
+from geosr.errors import GeosrWarning
 from geosr.grid import with_geobox
+from geosr.reading.place import check_place
 from geosr.reading.values import SAMPLE_CELLS, Decoding, decode, decoded, inspect, sample
 from geosr.units import convert, parse, plausibility
 
@@ -104,24 +105,14 @@ def north_up(raw: Raw) -> Raw:
     return raw
 
 
-def check_poles(box: GeoBox) -> None:
-    """Raise :class:`InputError` for a geographic grid that goes beyond a pole by more than half a cell."""
-    a = box.affine
-    if box.crs is None or not box.crs.geographic or a.b or a.d:
-        return
-    furthest = max(abs(a.f), abs(a.f + a.e * box.shape[0]))
-    if furthest > 90 + 0.51 * abs(a.e):
-        raise InputError(f"latitude {furthest:g} is beyond the pole", "check the CRS and the order of the coordinates")
-
-
 def to_dataset(raw: Raw, path: Path, units: str | None, input_units: str | None, companion: bool = False) -> xr.Dataset:
     """Decode, settle units and wrap ``raw`` into the Dataset that :func:`geosr.open_no2` returns. Lazy.
 
     ``companion``: it goes with a main variable, of which the user has been told what there is to tell.
     """
-    check_poles(raw.box)
+    check_place(raw.box)
     raw = north_up(raw)
-    attrs = {k: raw.attrs[k] for k in KEPT_ATTRS if raw.attrs.get(k) not in (None, "")}
+    attrs = {k: raw.attrs[k] for k in KEPT_ATTRS if str(raw.attrs.get(k, "")).strip()}
     if input_units is not None:
         parse(input_units)
         attrs["units"] = input_units

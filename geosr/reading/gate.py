@@ -1,25 +1,25 @@
 """The gate: what may be opened, and by which one reader.
 
 A path is an existing local regular file or it is refused: GDAL and netCDF-C would otherwise take URLs, archives,
-XML and devices for rasters. The first bytes choose the reader; the suffix is not believed. Structure that can be
-checked without a library (do the file's blocks lie inside the file?) is checked here, because the libraries find
-a truncated file late or never.
+XML and devices for rasters. The first bytes choose the reader; the suffix is not believed. Before a library reads it,
+:func:`vet` has the file's structure scanned (``tiff_scan``, ``netcdf3_scan``, ``hdf5_scan``): does everything lie in
+the file, does it name no other file, is it of sane size (``limits``)? The libraries find out late or never.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import stat
-import struct
+import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO, TypeVar
-
-import numpy as np
+from typing import NamedTuple, TypeVar
 
 from geosr.errors import GeosrError, InputError, RefusedError
+from geosr.reading.limits import Limits, limits
 
 T = TypeVar("T")
 
@@ -43,6 +43,9 @@ _FOREIGN = {
     b"PK\x03\x04": "a zip archive: unpack it first",
     b"\x1f\x8b": "a gzip archive: unpack it first",
     b"BZh": "a bzip2 archive: unpack it first",
+    b"\xfd7zXZ\0": "an xz archive: unpack it first",
+    b"7z\xbc\xaf": "a 7z archive: unpack it first",
+    b"\x28\xb5\x2f\xfd": "a zstd archive: unpack it first",
     b"\x0e\x03\x13\x01": "HDF4: convert it first (h4toh5, or gdal_translate to GeoTIFF)",
     b"GRIB": "GRIB: convert it first (grib_to_netcdf, or cdo -f nc4 copy)",
 }
@@ -64,7 +67,7 @@ def check_path(path: str | os.PathLike[str]) -> Path:
     text = os.fsdecode(path)
     if not text:
         raise InputError("the file name is empty", "give the path of a local file")
-    if _REMOTE.match(text) and not os.path.exists(text):
+    if (_REMOTE.match(text) and not os.path.exists(text)) or local(text).startswith("/vsi"):
         raise InputError("not a local file", "download it first: geosr reads local files only", text)
     try:
         status = os.stat(text)
@@ -111,7 +114,101 @@ def _foreign(head: bytes, path: str) -> GeosrError:
                 hint = "it can read other files; write a GeoTIFF from it (gdal_translate)"
                 return RefusedError(f"a {name} description (XML), not a raster", hint, path)
     hint = next((text for magic, text in _FOREIGN.items() if head.startswith(magic)), "")
+    if head[257:262] == b"ustar":
+        hint = "a tar archive: unpack it first"
     return InputError("not GeoTIFF/NetCDF", hint or "geosr reads GeoTIFF, NetCDF-3/4 and HDF5", path)
+
+
+def local(path: str | os.PathLike[str]) -> str:
+    """``path`` as libraries are given it: absolute, so that no part of it can be taken for a scheme or a driver."""
+    return os.path.abspath(os.fspath(path))
+
+
+@contextlib.contextmanager
+def name_for_c(path: str | os.PathLike[str]) -> Iterator[str]:
+    """The file under a name that C libraries open: netCDF-C takes a backslash for an escape, all want UTF-8."""
+    name = local(path)
+    plain = "\\" not in name and not any("\ud800" <= c <= "\udfff" for c in name)
+    if plain or not sys.platform.startswith("linux"):
+        yield name
+        return
+    handle = os.open(name, os.O_RDONLY)
+    try:
+        yield f"/proc/self/fd/{handle}"
+    finally:
+        os.close(handle)
+
+
+class Fingerprint(NamedTuple):
+    """What changes when somebody writes to a file or puts another in its place."""
+
+    size: int
+    mtime_ns: int
+    inode: int
+    device: int
+
+
+def fingerprint(path: str | os.PathLike[str]) -> Fingerprint:
+    """The file's fingerprint, for :func:`check_unchanged`.
+
+    Raises
+    ------
+    InputError
+        It is not there.
+    """
+    try:
+        found = os.stat(path)
+    except OSError as error:
+        raise InputError(f"cannot be read ({_reason(error)})", "check the path and its permissions", path) from None
+    return Fingerprint(found.st_size, found.st_mtime_ns, found.st_ino, found.st_dev)
+
+
+def check_unchanged(path: str | os.PathLike[str], before: Fingerprint) -> None:
+    """Raise :class:`InputError` if the file at ``path`` is not what it was when ``before`` was taken."""
+    try:
+        same = fingerprint(path) == before
+    except InputError:
+        same = False
+    if not same:
+        raise InputError("changed while reading", "run again when nothing writes to it any more", path)
+
+
+def vet(path: str | os.PathLike[str], kind: str) -> int:
+    """Is a file safe to read, and whole as far as its structure tells? Asked again of the same file, it costs nothing.
+
+    Parameters
+    ----------
+    kind : as :func:`kind_of` says.
+
+    Returns
+    -------
+    For a TIFF, the number of blocks that are missing; else 0.
+
+    Raises
+    ------
+    InputError
+        Parts of it lie beyond its end, or it is damaged.
+    RefusedError
+        It reads other files or needs plugins, or it is beyond the limits (:mod:`geosr.reading.limits`).
+    """
+    return _vetted(local(path), os.fspath(path), kind, fingerprint(path), limits())
+
+
+@lru_cache(maxsize=256)
+def _vetted(file: str, shown: str, kind: str, state: Fingerprint, most: Limits) -> int:
+    if kind == "tiff":
+        from geosr.reading.tiff_scan import check_tiff_blocks
+
+        return check_tiff_blocks(shown, most)
+    if kind == "hdf5":
+        from geosr.reading.hdf5_scan import check_hdf5
+
+        guarded(lambda: check_hdf5(shown, most), shown)
+    else:
+        from geosr.reading.netcdf3_scan import check_netcdf3
+
+        check_netcdf3(shown, most)
+    return 0
 
 
 def guarded(call: Callable[[], T], path: str | os.PathLike[str]) -> T:
@@ -128,132 +225,3 @@ def guarded(call: Callable[[], T], path: str | os.PathLike[str]) -> T:
     except Exception as error:
         text = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"truncated or corrupt: cannot be read ({text[:200]})", "download it again", path) from error
-
-
-# --- TIFF ------------------------------------------------------------------------------------------------------
-
-# Field type -> struct code and bytes of one value (TIFF 6.0, section 2; BigTIFF). An unknown type counts as bytes.
-_TYPES = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
-_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
-_OFFSETS, _COUNTS = (273, 324), (279, 325)  # strips, tiles (TIFF 6.0, sections 3 and 15)
-
-
-@dataclass(frozen=True)
-class _Entry:
-    """One entry of an image file directory: ``value`` holds the values, or the place in the file where they are."""
-
-    order: str
-    kind: int
-    count: int
-    value: bytes
-
-    @property
-    def size(self) -> int:
-        return _BYTES.get(self.kind, 1) * self.count
-
-    @property
-    def inline(self) -> bool:
-        return self.size <= len(self.value)
-
-    @property
-    def place(self) -> int:
-        return int(struct.unpack(self.order + ("Q" if len(self.value) == 8 else "I"), self.value)[0])
-
-
-def check_tiff_blocks(path: str | os.PathLike[str]) -> int:
-    """Does everything that the directories of a TIFF point to lie inside the file: blocks, and the values of tags?
-
-    Tags are lost without a word otherwise: libtiff passes over one that it cannot read, and with it go nodata
-    value, scale and offset, or the georeference.
-
-    Returns
-    -------
-    The number of missing ("sparse") blocks of the first image, which GDAL reads as 0 or nodata.
-
-    Raises
-    ------
-    InputError
-        If a block, the values of a tag, or a directory itself, lies beyond the end of the file.
-    """
-    size = os.path.getsize(path)
-    missing = []
-    with open(path, "rb") as file:
-        try:
-            for tags in _directories(file, size):
-                missing.append(_check_blocks(file, tags, size, path))
-                for tag, entry in tags.items():
-                    if not entry.inline and entry.place + entry.size > size:
-                        raise InputError(
-                            f"truncated or corrupt: the values of its tag {tag} lie beyond the end of the file",
-                            "download it again",
-                            path,
-                        )
-        except (struct.error, EOFError, OverflowError):
-            raise InputError(
-                "truncated or corrupt: its directory lies beyond the end of the file", "download it again", path
-            ) from None
-    return missing[0] if missing else 0
-
-
-def _check_blocks(file: BinaryIO, tags: dict[int, _Entry], size: int, path: str | os.PathLike[str]) -> int:
-    """Number of missing blocks of an image; raises if one lies beyond the end."""
-    offsets = next((_values(file, tags[t], size) for t in _OFFSETS if t in tags), None)
-    counts = next((_values(file, tags[t], size) for t in _COUNTS if t in tags), None)
-    if offsets is None or counts is None or len(offsets) != len(counts):
-        return 0  # odd, but libtiff may cope: let it try
-    ends = offsets.astype(np.float64) + counts
-    if ends.max(initial=0) > size:
-        short = int((ends > size).sum())
-        raise InputError(
-            f"truncated: {short} of {len(ends)} blocks lie beyond the end of the file ({size} bytes)",
-            "download it again",
-            path,
-        )
-    return int((counts == 0).sum())
-
-
-def _directories(file: BinaryIO, size: int) -> Iterator[dict[int, _Entry]]:
-    """The image file directories, in the order of their chain; a chain that runs in a circle ends there."""
-    file.seek(0)
-    head = file.read(16)
-    order = "<" if head[:2] == b"II" else ">"
-    big = struct.unpack_from(order + "H", head, 2)[0] == 43
-    at = struct.unpack_from(order + ("Q" if big else "I"), head, 8 if big else 4)[0]
-    n_code, link, item = (
-        (order + "Q", order + "Q", order + "HHQ8s") if big else (order + "H", order + "I", order + "HHI4s")
-    )
-    seen: set[int] = set()
-    room = size  # directories that share bytes could keep us busy for ever
-    while not seen or (at and at not in seen):
-        seen.add(at)
-        if at >= size:
-            raise EOFError
-        file.seek(at)
-        n = struct.unpack(n_code, file.read(struct.calcsize(n_code)))[0]
-        length = n * struct.calcsize(item)
-        room -= length
-        if room < 0:
-            raise EOFError
-        entries = struct.iter_unpack(item, _exactly(file, length))
-        following = _exactly(file, struct.calcsize(link))
-        yield {tag: _Entry(order, kind, count, value) for tag, kind, count, value in entries}
-        at = struct.unpack(link, following)[0]
-
-
-def _exactly(file: BinaryIO, n: int) -> bytes:
-    data = file.read(n)
-    if len(data) < n:
-        raise EOFError
-    return data
-
-
-def _values(file: BinaryIO, entry: _Entry, size: int) -> np.ndarray | None:
-    if entry.kind not in _TYPES:
-        return None
-    dtype = np.dtype(entry.order + _TYPES[entry.kind])
-    if entry.inline:
-        return np.frombuffer(entry.value[: entry.size], dtype)
-    if entry.size > size:
-        raise EOFError
-    file.seek(entry.place)
-    return np.frombuffer(_exactly(file, entry.size), dtype)

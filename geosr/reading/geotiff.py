@@ -8,6 +8,7 @@ is also why this does not go through rioxarray, whose handles reopen in worker t
 
 from __future__ import annotations
 
+import os
 import re
 import warnings
 from collections.abc import Iterator
@@ -30,13 +31,20 @@ from rasterio.windows import Window
 from geosr.errors import GeosrWarning, InputError
 from geosr.reading.crs import as_crs, keeps_own
 from geosr.reading.field import Layer, Raw, describe_source
-from geosr.reading.gate import check_tiff_blocks, guarded
+from geosr.reading.gate import guarded, name_for_c, vet
 from geosr.reading.lazy import read_indexed
+from geosr.reading.limits import limits
 from geosr.reading.values import Decoding
 from geosr.variables import Candidate, choose
 
 #: GDAL settings for reading files of unknown origin.
-SAFE_ENV = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_PAM_ENABLED": "NO"}
+SAFE_ENV = {
+    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
+    "GDAL_PAM_ENABLED": "NO",
+    "GDAL_GEOREF_SOURCES": "INTERNAL",  # and what the environment may say otherwise, from here on
+    "GTIFF_IGNORE_READ_ERRORS": "NO",
+    "GTIFF_POINT_GEO_IGNORE": "NO",
+}
 
 # Cells in one window: 1 MB as float32. A few rows of windows are held at once, as tiles look at their neighbours'.
 _CHUNK_CELLS = 512 * 512
@@ -66,7 +74,11 @@ class _Band:
 @contextmanager
 def opened(path: str | Path) -> Iterator[rasterio.DatasetReader]:
     """The GeoTIFF at ``path``, open for reading, and no other file with it."""
-    with rasterio.Env(**SAFE_ENV), rasterio.open(path, driver="GTiff", sharing=False) as source:
+    with (
+        name_for_c(path) as name,
+        rasterio.Env(**SAFE_ENV),
+        rasterio.open(Path(name), driver="GTiff", sharing=False) as source,
+    ):
         yield source
 
 
@@ -84,7 +96,7 @@ def read(path: Path, variable: str | None = None, crs: object = None) -> Raw:
         No CRS or transform, ground control points only, a colour table, complex numbers, blocks missing or beyond the
         end of the file, an ambiguous choice of bands.
     """
-    missing = check_tiff_blocks(path)
+    missing = vet(path, "tiff")
 
     def look() -> Raw:
         with warnings.catch_warnings():
@@ -96,6 +108,10 @@ def read(path: Path, variable: str | None = None, crs: object = None) -> Raw:
 
 def _look(path: Path, variable: str | None, crs: object, missing: int) -> Raw:
     with opened(path) as source:
+        height, width = source.shape
+        # Should GDAL see more in it than the scan did.
+        limits().check_cells(height * width, os.path.getsize(path), f"{height} x {width}")
+        limits().check("bands", source.count, f"{source.count} bands")
         box = _geobox(source, crs)
         numbers, candidate = _choose_bands(source, variable)
         if missing and source.nodatavals[numbers[0] - 1] is None:
@@ -108,6 +124,8 @@ def _look(path: Path, variable: str | None, crs: object, missing: int) -> Raw:
 
 def candidates_in(path: Path) -> list[Candidate]:
     """The bands of a file, as the choice of a variable sees them."""
+
+    vet(path, "tiff")
 
     def look() -> list[Candidate]:
         with warnings.catch_warnings():

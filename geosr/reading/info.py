@@ -19,7 +19,7 @@ from odc.geo.geobox import GeoBox
 
 from geosr.errors import GeosrWarning, InputError, ModelError, blame
 from geosr.grid import cell_size_m, check_scale, geobox_of, refine
-from geosr.reading import open_no2
+from geosr.reading import candidates, open_no2
 from geosr.reading.gate import check_path, kind_of
 from geosr.reading.values import sample, threads
 from geosr.variables import main_variable
@@ -64,7 +64,7 @@ class Info:
 
     def to_text(self) -> str:
         """A few aligned lines."""
-        return "\n".join(f"{label + ':':<12}{text}" for label, text in _lines(self) if text)
+        return "\n".join(f"{label + ':':<12}{' '.join(text.split())}" for label, text in _lines(self) if text)
 
 
 def describe(path: str | os.PathLike[str], *, scale: int = 4, **options: Any) -> Info:
@@ -104,7 +104,7 @@ def _look(file: Path, scale: int, options: Mapping[str, Any]) -> Info:
         if is_swath(file):
             info.kind = "swath"
     if info.kind == "grid":
-        _look_at_variables(info, file, kind)
+        info.candidates = candidates(file)
         try:
             ds = open_no2(file, **options)
         except InputError as error:
@@ -126,19 +126,6 @@ def _look(file: Path, scale: int, options: Mapping[str, Any]) -> Info:
 def _is_a_question(error: InputError) -> bool:
     """Does the error ask for an option, on a file that is otherwise fine?"""
     return any(f"--{option}" in error.hint for option in ("variable", "level", "crs", "input-units", "qa"))
-
-
-def _look_at_variables(info: Info, file: Path, kind: str) -> None:
-    if kind == "tiff":
-        from geosr.reading.geotiff import candidates_in
-
-        found = candidates_in(file)
-    else:
-        from geosr.reading.netcdf import candidates_of, gridded_variables
-        from geosr.reading.store import open_store
-
-        found = candidates_of(gridded_variables(open_store(file, kind)))
-    info.candidates = [str(c) for c in found]
 
 
 def _look_at_swath(info: Info, file: Path, options: Mapping[str, Any]) -> xr.Dataset | None:

@@ -14,7 +14,8 @@ import numpy as np
 import xarray as xr
 
 from geosr.errors import InputError
-from geosr.reading.cf_grid import Gridded, clean_attrs, find_axes, geobox_along
+from geosr.grid import degrees_of
+from geosr.reading.cf_grid import Gridded, clean_attrs, find_axes, geobox_along, is_mesh_coordinate
 from geosr.reading.field import Layer, Raw, describe_source
 from geosr.reading.store import Store, Variable, open_store
 from geosr.reading.times import decode_times
@@ -80,6 +81,8 @@ def gridded_variables(store: Store) -> dict[str, Gridded]:
     for name, v in store.variables.items():
         if v.dtype is None or len(v.dims) < 2 or v.base in bounds or re.search(r"_(bnds|bounds)$", v.base, re.I):
             continue
+        if is_mesh_coordinate(v):
+            continue
         key = (v.group, v.dims)
         if key not in axes_of:
             axes_of[key] = find_axes(store, v)
@@ -115,6 +118,18 @@ def _nothing_gridded(store: Store) -> InputError:
         return InputError(
             f"a swath or curvilinear grid that geosr does not know ({swath[0].base} along {', '.join(swath[0].dims)})",
             "resample it to a regular latitude-longitude grid first",
+        )
+    crossed = [
+        f"{v.base} is in {v.attrs['units']}"
+        for v in store.variables.values()
+        if len(v.dims) == 1
+        and degrees_of(v.attrs.get("units")) == ("east" if re.match("lat", v.base, re.I) else "north")
+        and re.match("lat|lon", v.base, re.I)
+    ]
+    if crossed:
+        return InputError(
+            f"coordinates contradict their units: {', '.join(crossed)}",
+            "set the right units, or the right names, first (ncatted, ncrename)",
         )
     odd = sorted({v.kind for v in store.variables.values() if v.dtype is None})
     held = f"; it holds {', '.join(odd)}" if odd else ""

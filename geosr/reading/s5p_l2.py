@@ -12,14 +12,18 @@ import os
 import re
 import warnings
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from geosr.errors import GeosrError, GeosrWarning, InputError, UsageError, blame
+from geosr.errors import GeosrError, GeosrWarning, InputError, ResourceError, UsageError, blame
 from geosr.footprint import METRES_PER_DEGREE, Extent, corners_from_centres, unit_vectors
 from geosr.grid import AUTHALIC_RADIUS
-from geosr.reading.gate import check_path, guarded, kind_of
+from geosr.reading.gate import check_path, guarded, kind_of, vet
+from geosr.reading.limits import is_untrusted, limits
+from geosr.reading.mesh import lies_on_grid
+from geosr.reading.store import netcdf4_file
 from geosr.reading.values import Decoding, inspect
 from geosr.swath import Swath
 
@@ -110,28 +114,36 @@ def _named(path: str, variable: Any, names: str) -> list[Any]:
 
 @contextlib.contextmanager
 def _open(path: str | os.PathLike[str]) -> Iterator[Any]:
-    import netCDF4
-    from xarray.backends.netCDF4_ import NETCDF4_PYTHON_LOCK
-
-    if kind_of(check_path(path)) == "tiff":
+    kind = kind_of(check_path(path))
+    if kind == "tiff":
         raise InputError("a GeoTIFF is no swath", "geosr downscale takes it as it is", path)
-    with NETCDF4_PYTHON_LOCK, guarded(lambda: netCDF4.Dataset(os.fspath(path)), path) as data:
-        yield data
+    vet(path, kind)
+    with contextlib.ExitStack() as stack:
+        yield guarded(lambda: stack.enter_context(netcdf4_file(Path(path))), path)
 
 
 def is_swath(path: str | os.PathLike[str]) -> bool:
     """Does the file hold a swath: S5P's groups or name, or latitudes over two pixel dimensions?
 
     Reads names and shapes only. False for a file that is not NetCDF; grids with one-dimensional coordinates are no
-    swaths. A file that is S5P L2 by its name or ``id`` counts as one even if it is empty: :func:`read_swath` says
-    what is wrong with it.
+    swaths, nor are those with two-dimensional ones of a grid (:mod:`geosr.reading.mesh`). A file that is S5P L2 by its
+    name or ``id`` counts as one even if it is empty: :func:`read_swath` says what is wrong with it.
     """
     try:
         if kind_of(check_path(path)) == "tiff":
             return False
+        if is_untrusted():
+            from geosr.reading import untrusted
+
+            return untrusted.is_swath(path)
         with _open(path) as data:
             items = list(_walk(data))
-            return _centres(items) is not None or bool(_PRODUCT.search(f"{path} {_attr(data, 'id', '')}"))
+            if _PRODUCT.search(f"{path} {_attr(data, 'id', '')}"):
+                return True
+            centres = _centres(items)
+            return centres is not None and not lies_on_grid({_last(p): v for p, v in items}, *centres)
+    except ResourceError:  # of an untrusted file: asking again would take as long again
+        raise
     except GeosrError:
         return False
 
@@ -165,15 +177,22 @@ def read_swath(
     InputError
         Not NetCDF, no variables, no such variable (the message lists those there are), another product, no
         ``qa_value``, no location.
+    RefusedError
+        It reads other files, needs plugins, or is beyond the limits (:mod:`geosr.reading.limits`).
     UsageError
         qa is not within 0 to 1.
     """
     if qa is not None and not 0.0 <= qa <= 1.0:
         raise UsageError(f"--qa {qa:g} is not a threshold", "give a number from 0 to 1, or none to keep all pixels")
+    if is_untrusted():
+        from geosr.reading import untrusted
+
+        return untrusted.read_swath(check_path(path), variable=variable, qa=qa, bbox=bbox)
     with blame(path), _open(path) as data:
         items = list(_walk(data))
         product = _product(data, path)
         centres = _checked_centres(data, items, product)
+        limits().check("pixels", centres[0].size, f"a swath of {centres[0].size} pixels")
         found, field = _field(items, centres, variable, product)
         values = _values(field)
         for fill in inspect(values, Decoding(), _last(found)).found:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from geosr.errors import InputError
-from geosr.reading.gate import guarded
+from geosr.reading.gate import guarded, local, name_for_c, vet
 from geosr.reading.lazy import read_indexed
 
 
@@ -117,7 +117,7 @@ class Array:
         if self.kind == "netcdf3":
             with _scipy_file(self.path) as file:
                 return np.array(file.variables[self.name].data[box])
-        with _netcdf4_file(self.path) as file:
+        with netcdf4_file(self.path) as file:
             variable = file[self.name]
             variable.set_auto_maskandscale(False)
             return np.asarray(variable[box])
@@ -130,7 +130,10 @@ def open_store(path: Path, kind: str) -> Store:
     ------
     InputError
         If it is truncated, corrupt, or made of what the libraries do not know.
+    RefusedError
+        If it reads other files, needs plugins, or is beyond the limits.
     """
+    vet(path, kind)
     return guarded(lambda: _scipy_store(path) if kind == "netcdf3" else _netcdf4_store(path, kind), path)
 
 
@@ -141,7 +144,7 @@ def open_store(path: Path, kind: str) -> Store:
 def _scipy_file(path: str | Path) -> Iterator[Any]:
     from scipy.io import netcdf_file
 
-    file = netcdf_file(path, "r", mmap=True)
+    file = netcdf_file(local(path), "r", mmap=True)
     try:
         yield file
     finally:
@@ -180,11 +183,12 @@ def _scipy_store(path: Path) -> Store:
 
 
 @contextlib.contextmanager
-def _netcdf4_file(path: str | Path) -> Iterator[Any]:
+def netcdf4_file(path: str | Path) -> Iterator[Any]:
+    """The file, open by netCDF4 under the lock; whoever opens it has had it vetted."""
     import netCDF4
     from xarray.backends.netCDF4_ import NETCDF4_PYTHON_LOCK
 
-    with NETCDF4_PYTHON_LOCK, netCDF4.Dataset(path, "r") as file:
+    with NETCDF4_PYTHON_LOCK, name_for_c(path) as name, netCDF4.Dataset(name, "r") as file:
         yield file
 
 
@@ -213,7 +217,7 @@ def _netcdf4_store(path: Path, kind: str) -> Store:
     variables: dict[str, Variable] = {}
     group_attrs: dict[str, dict[str, Any]] = {}
     n_dims = 0
-    with _netcdf4_file(path) as file:
+    with netcdf4_file(path) as file:
         waiting = [("", file)]
         while waiting:
             prefix, group = waiting.pop(0)

@@ -20,9 +20,10 @@ def decode_times(coordinate: xr.Variable) -> xr.Variable:
     Knows CF ("days since …") and CDO's "day as %Y%m%d.%f".
     """
     units = str(coordinate.attrs.get("units", ""))
-    rest = {k: v for k, v in coordinate.attrs.items() if k in ("long_name", "standard_name", "axis", "units")}
+    rest = {k: v for k, v in coordinate.attrs.items() if k in ("long_name", "standard_name", "axis")}
     plain = coordinate.copy()
-    plain.attrs = rest
+    # Numbers that stay numbers need both to be understood by those who read the output.
+    plain.attrs = rest | {k: v for k, v in coordinate.attrs.items() if k in ("units", "calendar")}
     try:
         if " since " in units:
             attrs = {k: v for k, v in coordinate.attrs.items() if k in ("units", "calendar")}
@@ -36,7 +37,6 @@ def decode_times(coordinate: xr.Variable) -> xr.Variable:
             return plain
     except Exception:  # xarray, pandas and cftime raise many kinds; see the docstring
         return plain
-    rest.pop("units", None)
     return xr.Variable(coordinate.dims, values.astype("datetime64[ns]"), rest)
 
 
@@ -136,7 +136,9 @@ def _take_time(raw: Raw, dim: str, time: object) -> Raw:
         return raw.take(dim, int(text) % len(names))
     wanted = text.replace(" ", "T").rstrip("Z")
     hits = [
-        i for i, n in enumerate(names) if n.startswith(wanted) or (wanted.startswith(n) and _same_moment(n, wanted))
+        i
+        for i, n in enumerate(names)
+        if wanted and (n.startswith(wanted) or (wanted.startswith(n) and _same_moment(n, wanted)))
     ]
     if not hits:
         raise InputError(

@@ -10,6 +10,8 @@ in the sample. The last three kinds give a warning. Negative columns are data.
 
 from __future__ import annotations
 
+import re
+import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -25,11 +27,23 @@ from geosr.errors import GeosrWarning, InputError
 HUGE = 1e25
 
 #: Cells that are read when a file is opened, to find undeclared fill values and units that cannot be.
-SAMPLE_CELLS = 2_000_000
+SAMPLE_CELLS = 1_000_000
 
-# Numbers that programs write for "missing". A column may have such a value by itself; then it has neighbours.
-_SUSPECTS = (-9999.0, -999.0, -99999.0, -9999.9, -999.9, -99.0, -99.99, -32767.0, -32768.0, -2147483647.0,
-             -2147483648.0, 9999.0, 99999.0, 32767.0, 65535.0, 1e20, -1e20)  # fmt: skip
+# Side of the windows of such a sample.
+_SAMPLE_SIDE = 256
+
+# Numbers that programs write for "missing", among them what netCDF fills with by itself. A column may have such a value
+# by itself; then it has neighbours.
+_SUSPECTS = (-9999.0, -999.0, -99999.0, -999999.0, -9999.9, -999.9, -999.99, -9999.99, -99.0, -99.9, -99.99, -99.9999,
+             -8888.0, -888.0, -32767.0, -32768.0, -2147483647.0, -2147483648.0, -9223372036854775806.0,
+             -9223372036854775808.0, -1e10, -1e15, -1e20, 999.0, 9999.0, 99999.0, 999999.0, 32767.0, 65535.0,
+             2147483647.0, 4294967295.0, 1e20, 18446744073709551614.0)  # fmt: skip
+
+# A suspect among its like is a fill value all the same if it comes so often, and so much oftener than any of them.
+_OFTEN, _OFTENER = 5, 20
+
+# A negative extreme this many times as large as all else is none of a column's values: if it comes twice, and if once.
+_FAR_OUT, _FAR_OUT_ALONE = 10.0, 100.0
 
 
 @dataclass(frozen=True)
@@ -71,12 +85,11 @@ class Decoding:
         both = _numbers(attrs, "valid_range")
         if len(both) == 2:
             lower, upper = both
-        scale = next(iter(_numbers(attrs, "scale_factor", strict=True)), 1.0)
-        offset = next(iter(_numbers(attrs, "add_offset", strict=True)), 0.0)
+        scale, offset = _packing(attrs, "scale_factor", 1.0), _packing(attrs, "add_offset", 0.0)
         if not np.isfinite(scale) or scale == 0 or not np.isfinite(offset):
             raise InputError(
                 f"scale_factor {scale:g} and add_offset {offset:g} make no values",
-                "repair them first (ncatted, or xarray with mask_and_scale=False)",
+                "repair them first (NetCDF: ncatted; GeoTIFF: gdal_edit.py -scale 1 -offset 0)",
             )
         valid_keys = [k for k in ("valid_min", "valid_max", "valid_range") if k in attrs]
         packed = (scale, offset) != (1.0, 0.0)
@@ -88,19 +101,37 @@ class Decoding:
         if unsigned:  # the attributes are as signed as the numbers
             fills = tuple(v % 2.0 ** (8 * dtype.itemsize) for v in fills)
             lower, upper = (v if v is None else v % 2.0 ** (8 * dtype.itemsize) for v in (lower, upper))
+        elif lower is not None and upper is not None and lower > upper:
+            warnings.warn(
+                f"the valid range in the file, {lower:g} to {upper:g}, is upside down: taken as {upper:g} to {lower:g}",
+                GeosrWarning,
+                stacklevel=2,
+            )
+            lower, upper = upper, lower
         return cls(fills, (), lower, upper, valid_unpacked, scale, offset, unsigned)
 
 
-def _numbers(attrs: Mapping[str, Any], key: str, strict: bool = False) -> list[float]:
-    """The attribute's numbers; text that is no number is an error where ``strict``, else it is ignored."""
-    if key not in attrs:
-        return []
+def _numbers(attrs: Mapping[str, Any], key: str) -> list[float]:
+    """The attribute's numbers, also those written as text; none where it holds none."""
+    value = attrs.get(key)
+    if isinstance(value, bytes):
+        value = value.decode("latin-1")
+    found = re.split(r"[\s,;]+", value.strip()) if isinstance(value, str) else np.atleast_1d(value).ravel()
     try:
-        return [float(v) for v in np.atleast_1d(attrs[key]).ravel()]
+        return [] if value is None else [float(v) for v in found]
     except (TypeError, ValueError):
-        if not strict:
-            return []
-        raise InputError(f"{key} {attrs[key]!r} is not a number", "repair the attribute first (ncatted)") from None
+        return []
+
+
+def _packing(attrs: Mapping[str, Any], key: str, default: float) -> float:
+    """The attribute's one number; an :class:`InputError` where there is something else."""
+    if key not in attrs:
+        return default
+    found = set(_numbers(attrs, key))
+    if len(found) != 1:
+        shown = " ".join(repr(attrs[key]).split())[:60]
+        raise InputError(f"{key} {shown} is not a number", "repair the attribute first (ncatted)")
+    return found.pop()
 
 
 def _equals(raw: np.ndarray, value: float) -> np.ndarray:
@@ -146,11 +177,25 @@ def decode(raw: np.ndarray, how: Decoding) -> np.ndarray:
         if numbers.dtype.kind == "f":
             _tell(numbers, missing, how)
             missing |= ~np.isfinite(numbers) | (np.abs(numbers) > HUGE)
+        elif unpacked.dtype.kind == "f":
+            _tell(unpacked, missing, how)
+            missing |= ~np.isfinite(unpacked) | (np.abs(unpacked) > HUGE)
         field = np.where(missing, np.nan, unpacked) if unpacked.dtype.kind == "f" else unpacked
         field = field.astype(np.float32, copy=False)
     if unpacked.dtype.kind != "f" and missing.any():
         field = np.where(missing, np.float32(np.nan), field)
     return field
+
+
+def unpack(raw: np.ndarray, how: Decoding) -> np.ndarray:
+    """Coordinates rather than columns: ``raw`` unpacked in float64, NaN for declared fills; as it is if it is plain."""
+    numbers = _native(raw, how)
+    missing = np.zeros(numbers.shape, bool)
+    for value in how.fills:
+        missing |= _equals(numbers, value)
+    if (how.scale, how.offset) != (1.0, 0.0):
+        numbers = numbers.astype(np.float64) * how.scale + how.offset
+    return np.where(missing, np.nan, numbers) if missing.any() else numbers
 
 
 _INFINITE = "holds infinite values: treated as missing"
@@ -170,7 +215,8 @@ def inspect(raw: np.ndarray, how: Decoding, label: str) -> Decoding:
     """``how`` with the undeclared fill values in the sample ``raw``; warns of each, and of infinities.
 
     A suspect (-9999, …) is taken for a fill value if nothing else in the sample is of its sign and within a factor
-    of ten of it: a column has neighbours, a fill value stands alone.
+    of ten of it, for a column has neighbours and a fill value stands alone; or if it comes far oftener than any of
+    them. So is any other negative extreme that is far out of all proportion.
     """
     numbers = _native(raw, how).ravel()
     quiet = replace(how, announced=frozenset({"inf", "huge"}))
@@ -181,9 +227,10 @@ def inspect(raw: np.ndarray, how: Decoding, label: str) -> Decoding:
         for value in how.fills:
             # A fill value written with few digits is still the one meant: all this far out are missing anyway.
             with np.errstate(invalid="ignore", over="ignore"):
-                declared |= _equals(numbers, value) | (np.abs(numbers - value) <= 1e-5 * abs(value)) & (
-                    abs(value) > HUGE
-                )
+                close = (np.abs(numbers - value) <= 1e-5 * abs(value)) & (abs(value) > HUGE)
+            if close.any():
+                announced.add("huge")
+            declared |= _equals(numbers, value) | close
         rest = numbers[~declared & ~np.isnan(numbers)]
         if np.isinf(rest).any():
             warnings.warn(f"{label} {_INFINITE}", GeosrWarning, stacklevel=2)
@@ -193,7 +240,8 @@ def inspect(raw: np.ndarray, how: Decoding, label: str) -> Decoding:
             text = ", ".join(f"{v:.6g}" for v in huge[:3])
             warnings.warn(f"{label} holds {text}, undeclared: treated as missing", GeosrWarning, stacklevel=2)
             announced.add("huge")
-    found = tuple(value for value in _SUSPECTS if _stands_alone(candidates, value))
+    _tell_limits(numbers, candidates.size, quiet, label)
+    found = _undeclared(candidates)
     for value in found:
         share = _equals(candidates, value).mean()
         text = f"{label} holds {value:g} in {share:.1%} of its valid cells, undeclared: treated as missing"
@@ -201,29 +249,81 @@ def inspect(raw: np.ndarray, how: Decoding, label: str) -> Decoding:
     return replace(how, found=found, announced=frozenset(announced))
 
 
-def _stands_alone(numbers: np.ndarray, value: float) -> bool:
+def _tell_limits(numbers: np.ndarray, valid: int, how: Decoding, label: str) -> None:
+    """Warn where a declared valid range leaves less than half of the values: then it is of something else."""
+    if how.lower is None and how.upper is None:
+        return
+    without = int((~np.isnan(decode(numbers, replace(how, lower=None, upper=None)))).sum())
+    if valid < 0.5 * without:
+        low, high = ("…" if v is None else f"{v:g}" for v in (how.lower, how.upper))
+        share = f"{1 - valid / without:.0%} of the values of {label}"
+        text = f"{share} lie outside the valid range in the file, {low} to {high}: treated as missing"
+        warnings.warn(text, GeosrWarning, stacklevel=3)
+
+
+def _undeclared(numbers: np.ndarray) -> tuple[float, ...]:
+    """The values of ``numbers`` (a sample of what should be valid) that must mean missing."""
+    if not numbers.size:
+        return ()
+    # No other is a suspect, or within a factor of ten of one.
+    large = numbers[np.abs(numbers.astype(np.float64)) >= 9.0]
+    found = []
+    if large.size:
+        low, high = float(large.min()), float(large.max())
+        slack = 1e-6 * max(abs(low), abs(high))
+        found = [v for v in _SUSPECTS if low - slack <= v <= high + slack and _means_missing(large, v)]
+    odd = _far_out(numbers, found)
+    return tuple(found if odd is None else [*found, odd])
+
+
+def _means_missing(numbers: np.ndarray, value: float) -> bool:
+    """Does the suspect ``value`` stand alone among ``numbers``, or come far too often for one of them?"""
     same = _equals(numbers, value)
-    if not same.any() or same.all():
+    count = int(same.sum())
+    if not count:
         return False
-    others = numbers[~same].astype(np.float64) / value
-    return not ((others > 0.1) & (others < 10)).any()
+    others = numbers[~same]
+    ratio = others.astype(np.float64) / value
+    like = others[(ratio > 0.1) & (ratio < 10)]
+    if not like.size:
+        return True
+    return count >= _OFTEN and count > _OFTENER * int(np.max(np.unique(like, return_counts=True)[1]))
+
+
+def _far_out(numbers: np.ndarray, found: list[float]) -> float | None:
+    """The lowest value, if it is negative and far out of all proportion to the rest."""
+    rest = numbers
+    for value in found:
+        rest = rest[~_equals(rest, value)]
+    low = np.min(rest, initial=0)
+    if low >= 0:
+        return None
+    same = rest == low
+    largest = float(np.max(np.abs(rest[~same].astype(np.float64)), initial=0.0))
+    margin = _FAR_OUT if same.sum() > 1 else _FAR_OUT_ALONE
+    return float(low) if 0 < margin * largest < -float(low) else None
 
 
 def sample(data: da.Array, cells: int = SAMPLE_CELLS) -> np.ndarray:
-    """Values of ``data`` as a flat array: all of them, or those of blocks spread evenly up to about ``cells``.
+    """Values of ``data`` (…, y, x) as a flat array: all of them, or those of windows spread evenly over it, about
+    ``cells`` in all.
 
-    The choice depends on the array and its chunks alone. The first and last block are always in it: fill values
-    live at the rims.
+    The choice depends on the shape alone. The first and last corner are always in it: fill values live at the rims.
     """
     if data.size <= cells:
         return np.asarray(data.compute(scheduler=threads)).ravel()
-    n = data.npartitions
-    per_block = max(1, data.size // n)
-    wanted = int(np.clip(cells // per_block, 2, n))
-    chosen = sorted({round(i) for i in np.linspace(0, n - 1, wanted)})
-    where = [tuple(int(k) for k in np.unravel_index(i, data.numblocks)) for i in chosen]
-    parts = da.compute(*(data.blocks[index] for index in where), scheduler=threads)
-    return np.concatenate([np.asarray(p).ravel() for p in parts])
+    *lead, ny, nx = data.shape
+    height, width = min(ny, _SAMPLE_SIDE), min(nx, _SAMPLE_SIDE)
+    grid = (*lead, -(-ny // height), -(-nx // width))
+    count = math.prod(grid)
+    # Multiples of the golden ratio, modulo 1, are as evenly spread as can be, however many are taken.
+    order = np.argsort(np.arange(count) * 0.6180339887498949 % 1.0)[: max(2, cells // (height * width))]
+    parts = []
+    for at in sorted({0, count - 1, *order.tolist()}):
+        *index, i, j = (int(k) for k in np.unravel_index(at, grid))
+        top, left = min(i * height, ny - height), min(j * width, nx - width)
+        parts.append(data[(*index, slice(top, top + height), slice(left, left + width))])
+    return np.concatenate([np.asarray(p).ravel() for p in da.compute(*parts, scheduler=threads)])
 
 
 def decoded(raw: da.Array, how: Decoding) -> da.Array:

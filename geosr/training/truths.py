@@ -23,7 +23,8 @@ import xarray as xr
 from odc.geo.geobox import GeoBox
 
 from geosr.errors import GeosrError, InputError, blame
-from geosr.reading.gate import check_tiff_blocks, kind_of
+from geosr.reading.gate import kind_of
+from geosr.reading.tiff_scan import check_tiff_blocks
 from geosr.training.bounds import time_bounds
 from geosr.training.dates import Span, spans_of
 

@@ -25,7 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from geosr.errors import GeosrError, GeosrWarning, OutputError, OutputLockedError, UsageError
+from geosr.errors import GeosrError, GeosrWarning, OutputError, OutputLockedError, ResourceError, UsageError
 from geosr.writing import journal as journals
 from geosr.writing.journal import Journal
 
@@ -240,8 +240,13 @@ class Staging(contextlib.AbstractContextManager):
             if not self.resumed:
                 _check_leftovers(folder, self.overwrite or self.resume, self.target)
                 journals.clear(folder)
-            if self.key is not None:
-                self.journal = held.enter_context(Journal(folder, self.key))
+            try:
+                if self.key is not None:
+                    self.journal = held.enter_context(Journal(folder, self.key))
+            except BaseException:  # a disk that is full already, say: nothing else would remove the folder
+                if not self.resumed:
+                    _remove(folder)
+                raise
             self._folder, self._held = folder, held.pop_all()
         return self
 
@@ -378,16 +383,21 @@ def _explained(path: str | os.PathLike[str], folder: Path) -> Iterator[None]:
         raise explain(error, path, folder) from error
 
 
-def explain(error: BaseException, path: str | os.PathLike[str], folder: Path) -> OutputError:
-    """The :class:`OutputError` for a library's ``error`` while writing to ``folder``."""
+def explain(error: BaseException, path: str | os.PathLike[str], folder: Path) -> GeosrError:
+    """The :class:`OutputError` for a library's ``error`` while writing to ``folder``; a :class:`ResourceError` where this
+    process may open no more files.
+    """
     # Errors of GDAL have an errno too, of their own meaning.
     number = error.errno if isinstance(error, OSError) else None
+    # Before room is asked about: a read-only disk has none.
+    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return OutputError(f"the folder {folder} is not writable", "choose another folder", path)
+    if number in (errno.EMFILE, errno.ENFILE):
+        return ResourceError("too many open files", "raise the limit (ulimit -n), or use fewer --threads", path)
     if number in (errno.ENOSPC, errno.EDQUOT) or is_full(folder):
         return disk_full(path, folder)
     if number == errno.EFBIG:
         return OutputError("larger than the file size limit", "raise the limit (ulimit -f) or write elsewhere", path)
-    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return OutputError(f"the folder {folder} is not writable", "choose another folder", path)
     text = " ".join(str(error).split()) or type(error).__name__
     return OutputError(f"could not be written ({text})", "check the disk and the creation options", path)
 

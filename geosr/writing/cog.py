@@ -17,6 +17,7 @@ over valid cells; their cells begin at multiples of 2, 4, 8 … cells, the last 
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -42,6 +43,9 @@ __all__ = ["BLOCK", "OPTIONS", "cog_options", "write_cog"]
 
 #: GDAL caches blocks that it reads up to 5 % of the machine's memory by default; none is read twice here.
 CACHE_BYTES = 16 << 20
+
+# A CRS that reads back otherwise may move the grid by so much of a cell: names and digits may differ, places may not.
+_SAME_PLACE = 1e-3
 
 _BAND_ATTRS = ("long_name", "standard_name", "cell_methods", "comment")
 
@@ -69,6 +73,7 @@ def write_cog(
     The finished file (still in the staging folder), what was written, and its provenance.
     """
     recipe = Recipe.of((job.box.shape[0], job.box.shape[1]), options)
+    _check_crs(job, recipe)
     job = job.aligned(recipe.pyramid.block)
     bands = {layer: number for number, layer in enumerate(job.layers())}
     _check_room(staging, 4 * len(bands) * job.box.shape[0] * job.box.shape[1])
@@ -166,6 +171,40 @@ def _known_to_gdal(job: Plan, recipe: Recipe, tags: Mapping[str, str], level: in
         with memory.open(**profile) as target:
             target.update_tags(**{k: v for k, v in tags.items() if k.startswith(("TIFFTAG_", "AREA_OR_POINT"))})
         return tiff.fields_of(bytes(memory.getbuffer()))
+
+
+def _check_crs(job: Plan, recipe: Recipe) -> None:
+    """Raise an :class:`OutputError` for a CRS that GeoTIFF cannot hold (a rotated pole, say): GDAL leaves it out, or
+    writes another, without a word.
+    """
+    import rasterio.warp
+    from rasterio.crs import CRS
+    from rasterio.io import MemoryFile
+
+    if job.box.crs is None:
+        return
+    wanted = CRS.from_user_input(job.box.crs.to_wkt())
+    # GDAL would keep in a sidecar what the file cannot hold.
+    with rasterio.Env(GDAL_PAM_ENABLED="NO"), MemoryFile() as memory:
+        with memory.open(driver="GTiff", dtype="float32", count=1, width=16, height=16, crs=wanted,
+                         transform=job.box.affine, GEOTIFF_VERSION=recipe.geotiff):  # fmt: skip
+            pass
+        with memory.open() as done:
+            found = done.crs
+    if found == wanted:
+        return
+    error = math.inf
+    if found is not None:
+        ny, nx = job.box.shape
+        corners = [job.box.affine * at for at in ((0, 0), (nx, 0), (0, ny), (nx, ny), (nx / 2, ny / 2))]
+        moved = rasterio.warp.transform(wanted, found, *zip(*corners, strict=True))
+        cell = min(abs(job.box.resolution.x), abs(job.box.resolution.y))
+        error = max(math.hypot(x - u, y - v) for (x, y), u, v in zip(corners, *moved, strict=True)) / cell
+    if not error < _SAME_PLACE:
+        name = job.box.crs.proj.name
+        known = "" if name in ("", "unknown", "undefined", "unnamed") else f" ({name})"
+        hint = "write NetCDF (-o OUT.nc), or warp the input to another CRS first"
+        raise OutputError(f"GeoTIFF cannot hold the CRS of this grid{known}", hint)
 
 
 def _check_room(staging: Staging, needed: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import shutil
 import zipfile
@@ -32,7 +31,6 @@ def test_round_trip(make_bundle, name, channels, equivariant):
     bundle = load_bundle(folder)
     assert bundle.card == card
     assert same(bundle.onnx_arrays(), arrays)
-    assert same(bundle.keras_arrays(), arrays)
     assert bundle.sha256 == hashlib.sha256((folder / CARD).read_bytes()).hexdigest()
 
 
@@ -87,9 +85,9 @@ def test_sigma_network_travels_with_the_model(make_bundle):
     assert set(card.files) == {ONNX, KERAS, SIGMA_ONNX, SIGMA_KERAS}
     bundle = load_bundle(folder)
     assert bundle.network("sigma").name == "sigma-24x4"
-    assert same(bundle.onnx_arrays("sigma"), bundle.keras_arrays("sigma"))
     alone = keras.saving.load_model(folder / SIGMA_KERAS, safe_mode=True, compile=False)
-    assert np.array_equal(alone.get_weights()[2], bundle.keras_arrays("sigma")[2][0])
+    kernels = [kernel for kernel, _ in bundle.onnx_arrays("sigma")]
+    assert all(np.array_equal(a, b) for a, b in zip(alone.get_weights(), kernels, strict=True))
 
 
 def test_no_sigma_network(random_bundle):
@@ -136,11 +134,11 @@ def test_one_flipped_bit(copy, name):
 
 
 def test_keras_weights_are_optional(copy, random_bundle):
-    """A bundle that does not name them is whole; the numbers are those of the other file."""
+    """A bundle that does not name them is whole."""
     files = json.loads((copy / CARD).read_text())["files"]
     (copy / KERAS).unlink()
     edit_card(copy, files={ONNX: files[ONNX]})
-    assert same(load_bundle(copy).keras_arrays(), random_bundle[2])
+    assert same(load_bundle(copy).onnx_arrays(), random_bundle[2])
 
 
 @pytest.mark.parametrize("name", [CARD, ONNX, KERAS])
@@ -233,80 +231,13 @@ def test_signed_graph_with_another_operator_does_not_run(copy, random_bundle):
     assert np.array_equal(load_model(copy).predict(x), load_model(random_bundle[0]).predict(x))
 
 
-def _plain(vars_, shape):
-    vars_.create_dataset("0", shape, "f4", data=np.zeros(shape))
-
-
-def _external(vars_, shape):
-    vars_.create_dataset("0", shape, "f4", external=[("/etc/passwd", 0, 4 * int(np.prod(shape)))])
-
-
-def _link(vars_, shape):
-    import h5py
-
-    with h5py.File(OUTSIDE["file"], "w") as other:
-        other.create_dataset("x", shape, "f4", data=np.zeros(shape))
-    vars_["0"] = h5py.ExternalLink(OUTSIDE["file"], "x")
-
-
-def _soft_link(vars_, shape):
-    import h5py
-
-    vars_.create_dataset("other", shape, "f4", data=np.zeros(shape))
-    vars_["0"] = h5py.SoftLink("other")
-
-
-def _virtual(vars_, shape):
-    import h5py
-
-    vars_.create_virtual_dataset("0", h5py.VirtualLayout(shape, "f4"), fillvalue=0)
-
-
-def _compressed(vars_, shape):
-    vars_.create_dataset("0", shape, "f4", data=np.zeros(shape), chunks=shape, compression="gzip")
-
-
-def _double(vars_, shape):
-    vars_.create_dataset("0", shape, "f8", data=np.zeros(shape))
-
-
-def _shape(vars_, shape):
-    vars_.create_dataset("0", (1 << 20, 1 << 20), "f4")
-
-
-def _nothing(vars_, shape):
-    pass
-
-
-OUTSIDE: dict[str, str] = {}
-
-
-HOSTILE = [_external, _link, _soft_link, _virtual, _compressed, _double, _shape, _nothing]
-
-
-@pytest.mark.parametrize("build", [_plain, *HOSTILE])
-def test_hostile_weights_in_keras(copy, tmp_path, build):
-    """The first layer's kernel is stored in a way that reaches out of the file, inflates, or is not there."""
-    h5py = pytest.importorskip("h5py")
-    OUTSIDE["file"] = str(tmp_path / "outside.h5")
-    inner = io.BytesIO()
-    with h5py.File(inner, "w") as file:
-        for i, shape in enumerate(Card("n", "srcnn-9-1-5", 4, 6).network.kernel_shapes(1, 4)):
-            vars_ = file.require_group("layers/conv2d" + (f"_{i}" if i else "") + "/vars")
-            (_plain if i else build)(vars_, shape)
+def test_keras_weights_are_not_opened(copy, random_bundle):
+    """Whatever is in them, signed: every engine runs the numbers of the ONNX file."""
+    pytest.importorskip("tensorflow")
     with zipfile.ZipFile(copy / KERAS, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("model.weights.h5", inner.getvalue())
+        archive.writestr("model.weights.h5", b"no HDF5")
+        archive.writestr("config.json", '{"class_name": "Lambda"}')
     sign(copy)
-    if build is _plain:
-        assert len(load_bundle(copy).keras_arrays()) == 3
-        return
-    with pytest.raises(ModelError, match="plain float32"):
-        load_bundle(copy).keras_arrays()
-
-
-def test_inflating_keras(copy):
-    with zipfile.ZipFile(copy / KERAS, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("model.weights.h5", b"\0" * (64 << 20))
-    sign(copy)
-    with pytest.raises(ModelError, match="unpack to more"):
-        load_bundle(copy).keras_arrays()
+    x = np.random.default_rng(0).normal(size=(20, 20)).astype(np.float32)
+    want = load_model(random_bundle[0]).predict(x)
+    np.testing.assert_allclose(load_model(copy).predict(x, engine="tensorflow"), want, atol=1e-5 * np.ptp(want))

@@ -12,8 +12,9 @@ import rasterio
 
 from geosr.errors import GeosrError, InputError, RefusedError
 from geosr.reading import open_no2
-from geosr.reading.gate import check_path, check_tiff_blocks, kind_of
+from geosr.reading.gate import check_path, kind_of
 from geosr.reading.geotiff import opened
+from geosr.reading.tiff_scan import check_tiff_blocks
 from reading.make import column_file, columns, geotiff
 
 VRT = '<VRTDataset rasterXSize="2" rasterYSize="2"><VRTRasterBand dataType="Byte" band="1"/></VRTDataset>'

@@ -85,7 +85,7 @@ def test_not_georeferenced(tmp_path, crs, transform, words):
 
 
 def test_declared_crs(tmp_path):
-    path = geotiff(tmp_path / "a.tif", columns(), crs=None)
+    path = geotiff(tmp_path / "a.tif", columns(), Affine(5000, 0, 4e6, 0, -5000, 3e6), crs=None)
     assert read(path, crs="EPSG:3035")[1].crs.epsg == 3035
     with pytest.raises(InputError, match="EPSG:999999"):
         open_no2(path, crs="EPSG:999999")

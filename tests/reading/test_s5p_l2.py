@@ -396,7 +396,8 @@ def test_units_are_converted_and_corrected(tmp_path):
     for name in (NO2, f"{NO2}_precision"):
         np.testing.assert_allclose(molec[name], plain[name] * 6.02214076e19, rtol=1e-5)
         assert molec[name].attrs["units"] == "molec cm-2"
-    wrong = open_swaths(path, qa=None, input_units="umol m-2", units="mol m-2")
+    with pytest.warns(GeosrWarning, match="contradict their units 'umol m-2'"):
+        wrong = open_swaths(path, qa=None, input_units="umol m-2", units="mol m-2")
     np.testing.assert_allclose(wrong[NO2], plain[NO2] * 1e-6, rtol=1e-5)
     assert molec[f"{NO2}_count"].attrs["units"] == "1"
 

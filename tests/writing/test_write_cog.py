@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rio_cogeo import cog_validate
 
-from geosr.errors import UsageError
+from geosr.errors import OutputError, UsageError
 from geosr.writing import write
 from geosr.writing.cog import cog_options
 
@@ -255,3 +255,30 @@ def test_wrong_variables_are_usage_errors(tmp_path, dataset, columns, provenance
     with pytest.raises(UsageError, match="other has dimensions"):
         write(ds, tmp_path / "out.tif", main="no2", provenance=provenance)
     assert list(tmp_path.iterdir()) == []
+
+
+POLE = "+proj=ob_tran +o_proj=longlat +o_lon_p=0 +o_lat_p=39.25 +lon_0=18 +type=crs"
+
+
+@pytest.mark.parametrize(
+    ("crs", "holds"),
+    [
+        (POLE, False),
+        ("+proj=laea +lat_0=52 +lon_0=10 +x_0=4321000 +y_0=3210000 +R=6370000 +type=crs", True),
+        ("+proj=geos +h=35785831 +lon_0=128.2 +sweep=y +type=crs", True),
+        ("EPSG:27700", True),
+    ],
+)
+def test_a_crs_that_geotiff_cannot_hold_is_refused_before_computing(tmp_path, dataset, columns, provenance, crs, holds):
+    affine = Affine(0.1, 0, 3, 0, -0.1, 5) if crs == POLE else Affine(1e4, 0, 1e5, 0, -1e4, 2e5)
+    ds = dataset(columns(20, 20), affine=affine, crs=crs)
+    if holds:
+        write(ds, tmp_path / "o.tif", main="no2", provenance=provenance)
+        with rasterio.open(tmp_path / "o.tif") as done:
+            assert done.crs is not None
+        return
+    with pytest.raises(OutputError, match="GeoTIFF cannot hold the CRS") as caught:
+        write(ds, tmp_path / "o.tif", main="no2", provenance=provenance)
+    assert caught.value.exit_code == 5
+    assert list(tmp_path.iterdir()) == []
+    write(ds, tmp_path / "o.nc", main="no2", provenance=provenance)
