@@ -230,6 +230,22 @@ def test_of_two_runs_on_one_output_the_second_is_refused(tmp_path, suffix):
     verify(path)
 
 
+def test_a_folder_that_is_not_ours_is_not_touched(tmp_path, suffix):
+    path, folder = tmp_path / f"o.{suffix}", tmp_path / f".o.{suffix}.partial"
+    folder.mkdir()
+    (folder / "thesis.txt").write_text("precious")
+    for how in ({}, {"overwrite": True}, {"resume": True}):
+        with pytest.raises(OutputError, match="not geosr's"):
+            make(path, [], **how)
+    assert (folder / "thesis.txt").read_text() == "precious"
+    os.rename(folder, tmp_path / "elsewhere")
+    os.symlink(tmp_path / "elsewhere", folder)
+    for how in ({}, {"overwrite": True}, {"resume": True}):
+        with pytest.raises(OutputError, match="not a folder"):
+            make(path, [], **how)
+    assert (tmp_path / "elsewhere" / "thesis.txt").read_text() == "precious"
+
+
 # ---- the manifest
 
 

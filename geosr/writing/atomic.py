@@ -39,6 +39,9 @@ MANIFEST = ".json"
 # (.aux.xml), overviews (.ovr), mask (.msk).
 _GDAL_SIDECARS = (".aux.xml", ".ovr", ".msk")
 
+# The file that says that a staging folder is one.
+_MARK = "geosr-staging"
+
 #: An interrupted run keeps its tiles for ``--resume`` if it has worked for so many seconds: less is sooner done again
 #: than asked about.
 KEEP_SECONDS = 10.0
@@ -155,6 +158,21 @@ def partial_folder(target: Path) -> Path:
     return target.with_name(f".{_shortened(target.name, 240)}.partial")
 
 
+def _mark(folder: Path, path: str | os.PathLike[str]) -> None:
+    """Make the folder ours; raise if it holds what is not."""
+    mark = folder / _MARK
+    if not mark.exists():
+        if any(folder.iterdir()):
+            what = f"{folder} is in the way: it holds files that are not geosr's"
+            raise OutputError(what, "move them, or name another output with -o", path)
+        try:
+            mark.touch()
+        except OSError:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+            raise
+
+
 def _check_leftovers(folder: Path, allowed: bool, path: str | os.PathLike[str]) -> None:
     if not allowed and (tiles := journals.count(folder)):
         what = f"an unfinished run has left {tiles} tiles in {folder}"
@@ -168,9 +186,14 @@ def _locked(folder: Path, path: str | os.PathLike[str]) -> Iterator[None]:
         with contextlib.suppress(FileExistsError):
             folder.mkdir()
         try:
-            handle = os.open(folder, os.O_RDONLY)
+            # A link would have us work, and clear, somewhere else.
+            handle = os.open(folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0))
         except FileNotFoundError:  # another run has just removed it
             continue
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.ENOTDIR):
+                raise OutputError(f"{folder} is in the way: it is not a folder", "remove it", path) from error
+            raise
         try:
             if not _lock(handle):
                 what = "another run is writing it at this moment"
@@ -236,10 +259,11 @@ class Staging(contextlib.AbstractContextManager):
         with contextlib.ExitStack() as held, _explained(self.target, self.target.parent):
             folder = partial_folder(self.target)
             held.enter_context(_locked(folder, self.target))
+            _mark(folder, self.target)
             self.resumed = self._can_resume(folder)
             if not self.resumed:
                 _check_leftovers(folder, self.overwrite or self.resume, self.target)
-                journals.clear(folder)
+                journals.clear(folder, keep=_MARK)
             try:
                 if self.key is not None:
                     self.journal = held.enter_context(Journal(folder, self.key))

@@ -193,11 +193,13 @@ def error_for(parts: list[str]) -> type[GeosrError]:
     return next((_PARTS[name][1] for name in parts if name in _PARTS), UsageError)
 
 
-def clear(folder: Path) -> None:
-    """Remove all that ``folder`` holds."""
+def clear(folder: Path, keep: str) -> None:
+    """Remove all that ``folder`` holds but the file ``keep``."""
     import shutil
 
     for entry in folder.iterdir():
+        if entry.name == keep:
+            continue
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry, ignore_errors=True)
         else:
