@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from os import PathLike, fspath
+from pathlib import Path
 from typing import Any
 
 from geosr import grid
 from geosr.degrade import TROPOMI, Degradation, degrade
-from geosr.errors import UsageError, blame
+from geosr.errors import blame
 from geosr.jobs import Report
 
 
@@ -47,14 +48,16 @@ def degrade_file(
     from geosr.reading.gate import check_path
     from geosr.variables import main_variable
     from geosr.writing import check_target, write
+    from geosr.writing.atomic import check_apart, format_of
 
     started = time.perf_counter()
     scale = grid.check_scale(scale)
     how = Degradation(kind, (mtf[0], mtf[1]), noise, seed)
     path = check_path(source)
-    target = check_target(output or path.with_name(f"{path.stem}_coarse{scale}.tif"), overwrite)
-    if target.exists() and target.samefile(path):
-        raise UsageError("the output is the input", "name another output with -o", target)
+    target = Path(output or path.with_name(f"{path.stem}_coarse{scale}.tif"))
+    format_of(target)
+    check_apart([target], [path])
+    target = check_target(target, overwrite)
     with blame(path):
         ds = degrade(open_no2(path, **options), scale, min_valid, kind=kind, mtf=how.mtf, noise=noise, seed=seed)
     coarse = main_variable(ds)

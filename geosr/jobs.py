@@ -16,13 +16,14 @@ from __future__ import annotations
 
 import threading
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from geosr.errors import GeosrError, InputError, UsageError, blame
+from geosr.errors import GeosrError, GeosrWarning, InputError, UsageError, blame
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -40,6 +41,9 @@ Say = Callable[[str], None]
 # tiles keep the threads busy, and each costs memory.
 _BESIDE = 8
 _MANY_TILES = 16
+
+# Beyond this a conservation error is told of: float32 gives 1e-7 of the largest column.
+_PROMISED = 1e-6
 
 # Outputs that are made side by side report one at a time.
 _REPORTING = threading.Lock()
@@ -165,8 +169,8 @@ def downscale_files(
     from geosr.writing.crew import Crew
 
     outputs = _outputs(inputs, output, f"_x{scale}")
+    _check_names(outputs)
     for sources, target in outputs:
-        _check_names(sources, target)
         # Gridding swaths takes a while; with grids, what is wrong with input or options is worth more than this.
         if len(sources) > 1 and not dry_run and not resume:
             check_target(target, overwrite)
@@ -203,7 +207,7 @@ def grid_files(
     from geosr.writing.crew import Crew
 
     ((sources, target),) = _outputs(inputs, output, "_grid", together=True)
-    _check_names(sources, target)
+    _check_names([(sources, target)])
     for source in sources:
         with blame(source):
             if not is_swath(source):
@@ -319,12 +323,12 @@ def _stem(path: Path) -> str:
     return path.name.removesuffix(path.suffix) or path.name
 
 
-def _check_names(sources: list[Path], target: Path) -> None:
-    from geosr.writing.atomic import format_of
+def _check_names(outputs: list[tuple[list[Path], Path]]) -> None:
+    from geosr.writing.atomic import check_apart, format_of
 
-    format_of(target)
-    if any(target.exists() and target.samefile(source) for source in sources):
-        raise UsageError("the output is the input", "name another output with -o", target)
+    for _, target in outputs:
+        format_of(target)
+    check_apart((target for _, target in outputs), (source for sources, _ in outputs for source in sources))
 
 
 def _blank(ds: xr.Dataset, main: xr.DataArray, box: Any, sources: list[Path], target: Path, **more: Any) -> Report:
@@ -480,7 +484,11 @@ def _write(job: _Job, how: _Writing, crew: Crew, jobs: list[_Job], stop: threadi
 
     def finish(largest: Mapping[str, Any]) -> Provenance:
         _check_unchanged(job)
-        return job.provenance.finish(error_of(largest["conservation"]) if largest else None)
+        error = error_of(largest["conservation"]) if largest else None
+        if error is not None and job.provenance.conserve and not error <= _PROMISED:
+            text = f"{report.output}: the conservation error is {error:.1e} of the largest column, more than promised"
+            warnings.warn(GeosrWarning(f"{text}: are its numbers too small or too large for float32?"), stacklevel=2)
+        return job.provenance.finish(error)
 
     started = time.perf_counter()
     with blame(report.output):

@@ -34,9 +34,10 @@ import numpy as np
 import xarray as xr
 from odc.geo.geobox import GeoBox
 
-from geosr.errors import GeosrWarning, InputError, UsageError
+from geosr.errors import GeosrWarning, InputError, RefusedError, UsageError
 from geosr.footprint import Extent, check_bbox, check_memory, fit_geobox
 from geosr.grid import AUTHALIC_RADIUS, cell_areas, with_geobox
+from geosr.reading.limits import HARMLESS_CELLS, limits
 
 # Pixels per call of the kernel: their float64 copies stay in the processor's cache.
 _BLOCK = 1 << 15
@@ -409,6 +410,8 @@ def open_swaths(
     ------
     InputError
         No pixel, good or not, reaches the bbox.
+    RefusedError
+        Without ``resolution``: a grid of far more cells than files of that size can fill.
 
     Warns
     -----
@@ -435,6 +438,8 @@ def open_swaths(
         yield alone[0]
 
     box = default_geobox(read(), resolution, bbox, crs)
+    if resolution is None:
+        _check_grown(box, files)
     good, located = 0, Extent()
     judged = False
 
@@ -465,6 +470,22 @@ def open_swaths(
         )
         warnings.warn(f"{names}: {why}; every cell is NaN", GeosrWarning, stacklevel=2)
     return _convert(out, main, units)
+
+
+def _check_grown(box: GeoBox, files: Sequence[str | os.PathLike[str]]) -> None:
+    """Raise :class:`RefusedError` for a grid out of all proportion to the files whose pixels ask for it.
+
+    One pixel that lies on another continent, or sizes of a few metres, make a gigabyte of a small file.
+    """
+    cells = math.prod(box.shape)
+    if cells <= HARMLESS_CELLS:
+        return
+    size = sum(os.path.getsize(file) for file in files)
+    if cells > limits().expansion * size:
+        raise RefusedError(
+            f"the grid for its pixels would have {box.shape[0]} x {box.shape[1]} cells, from {size} bytes",
+            "choose a cell size with --resolution, and an area with --bbox",
+        )
 
 
 def _ahead(reader: Callable[[Any], Swath], paths: Iterable[Any]) -> Iterator[Swath]:

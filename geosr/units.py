@@ -249,6 +249,8 @@ def plausibility(values: np.ndarray, units: str | None) -> str | None:
         return None
     guess = min(_COMMON, key=lambda u: abs(np.log10(typical * parse(u).si / _TYPICAL_NO2)))
     in_molec = column / parse("molec cm-2").si
+    if parse(guess).si == unit.si:
+        return f"values near {typical:.2g} {units} are no NO2 columns in any usual unit; is it the right variable?"
     return (
         f"values near {typical:.2g} contradict their units {units!r} (NO2 columns of {in_molec:.1g} molec cm-2 do not "
         f"exist); they look like {guess}: if so, say --input-units {guess!r}"

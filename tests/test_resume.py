@@ -203,6 +203,44 @@ def test_tiles_whose_bytes_have_changed_are_done_again(tmp_path, killed):
     check_same(path, make(tmp_path / "whole" / path.name, [])[0].path)
 
 
+def test_metadata_and_half_written_files_of_a_store_are_made_anew(tmp_path, killed):
+    path, _ = killed
+    if path.suffix != ".zarr":
+        pytest.skip("of stores")
+    made = path.parent / f".{path.name}.partial" / "made.zarr"
+    (made / "no2" / ".zarray").write_text("{")
+    (made / "y" / "0").write_bytes(b"")
+    (made / "no2" / "0.0.d4e5.partial").write_bytes(b"half")
+    computed = []
+    make(path, computed, resume=True)
+    assert len(computed) == ALL - DONE
+    (tmp_path / "whole").mkdir()
+    check_same(path, make(tmp_path / "whole" / path.name, [])[0].path)
+
+
+def test_what_a_run_left_that_was_killed_at_the_very_end_goes(tmp_path, suffix):
+    from geosr.writing import complete
+
+    path = tmp_path / f"o.{suffix}"
+    make(path, [])
+    left = tmp_path / f".{path.name}.partial"
+    left.mkdir()
+    (left / "journal").write_text("")
+    (left / atomic._MARK).touch()
+    assert complete(lazy([]), path, main="no2", key=KEY) is not None
+    assert not left.exists()
+
+
+def test_a_disk_that_is_full_from_the_start_keeps_nothing(tmp_path, suffix, monkeypatch):
+    def full(self, what):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(journal.Journal, "_write", full)
+    with pytest.raises(OutputError, match="disk full"):
+        make(tmp_path / f"o.{suffix}", [])
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_run_that_fails_leaves_nothing(tmp_path, suffix, monkeypatch):
     monkeypatch.setattr(atomic, "KEEP_SECONDS", 0.0)
     with pytest.raises(InputError):
@@ -244,6 +282,73 @@ def test_a_folder_that_is_not_ours_is_not_touched(tmp_path, suffix):
         with pytest.raises(OutputError, match="not a folder"):
             make(path, [], **how)
     assert (tmp_path / "elsewhere" / "thesis.txt").read_text() == "precious"
+
+
+@pytest.mark.parametrize("where", ["row", "level", "negative", "crc of another place"])
+def test_a_forged_line_costs_its_tile_and_nothing_else(tmp_path, monkeypatch, where):
+    monkeypatch.setattr(atomic, "KEEP_SECONDS", 0.0)
+    path = tmp_path / "o.tif"
+    with pytest.raises(KeyboardInterrupt):
+        make(path, [], fail_after=DONE, error=KeyboardInterrupt())
+    file = tmp_path / ".o.tif.partial" / journal.NAME
+    lines = file.read_text().splitlines()
+    found = json.loads(lines[-1][9:])
+    entry = found[3][1][0]
+    if where == "crc of another place":
+        found[3][2].append([0, 0, 10**9, 0, 0])
+    else:
+        entry[{"row": 3, "level": 2, "negative": 4}[where]] = {"row": 10**9, "level": 60, "negative": -1}[where]
+    text = json.dumps(found)
+    file.write_text("\n".join([*lines[:-1], f"{journal.crc32(text.encode()):08x} {text}"]) + "\n")
+    computed = []
+    make(path, computed, resume=True)
+    assert len(computed) == ALL - DONE + 1
+    (tmp_path / "whole").mkdir()
+    check_same(path, make(tmp_path / "whole" / "o.tif", [])[0].path)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "link"])
+def test_a_journal_that_is_no_file_does_not_hang(tmp_path, kind):
+    folder = tmp_path / ".o.tif.partial"
+    folder.mkdir()
+    (folder / atomic._MARK).touch()
+    place = folder / journal.NAME
+    (tmp_path / "other").write_text("precious")
+    {
+        "pipe": lambda: os.mkfifo(place),
+        "device": lambda: place.symlink_to("/dev/zero"),
+        "folder": place.mkdir,
+        "link": lambda: place.symlink_to(tmp_path / "other"),
+    }[kind]()
+    make(tmp_path / "o.tif", [], resume=True)
+    assert (tmp_path / "other").read_text() == "precious"
+    assert not folder.exists()
+
+
+# ---- inputs that would be lost
+
+
+@pytest.mark.parametrize(
+    ("names", "output"),
+    [
+        (["q.tif", "q_x2.tif"], None),
+        (["out.tif.json"], "out.tif"),
+        (["o2.qml"], "o2.tif"),
+        (["o3.tif.ovr"], "o3.tif"),
+    ],
+)
+def test_no_input_is_written_over(tmp_path, names, output):
+    from geosr.jobs import downscale_files
+
+    for name in names:
+        raster(tmp_path / name, 40)
+    before = {name: (tmp_path / name).read_bytes() for name in names}
+    where = None if output is None else tmp_path / output
+    for overwrite in (False, True):
+        with pytest.raises(UsageError, match="input") as caught:
+            downscale_files([tmp_path / n for n in names], where, scale=2, method="bicubic", overwrite=overwrite)
+        assert caught.value.exit_code == 2
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 
 
 # ---- the manifest

@@ -188,8 +188,8 @@ def _listen() -> None:
 
 
 def _hold_streams() -> None:
-    """Open what the caller has closed of stdin, stdout and stderr: the next file to be opened, perhaps the output, would
-    get that number, and what a library says would be written into it.
+    """Open what the caller has closed of stdin, stdout and stderr: the next file to be opened, perhaps the output,
+    would get that number, and what a library says would be written into it.
     """
     number = os.open(os.devnull, os.O_RDWR)
     while number <= 2:
@@ -199,6 +199,7 @@ def _hold_streams() -> None:
 
 #: Below so much address space OpenBLAS, of numpy, ends the process or crashes instead of raising anything.
 LEAST_ADDRESS_SPACE = 800 << 20
+_FEW_PROCESSES = 1000
 
 
 def _lack_of_address_space() -> str:
@@ -208,11 +209,11 @@ def _lack_of_address_space() -> str:
     except ImportError:  # not on this system
         return ""
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if limit == resource.RLIM_INFINITY:
-        return ""
-    # It reserves some for each thread, and geosr has none to do for more than one.
-    os.environ["OPENBLAS_NUM_THREADS"] = "1"
-    if limit >= LEAST_ADDRESS_SPACE:
+    processes, _ = resource.getrlimit(resource.RLIMIT_NPROC)
+    if limit != resource.RLIM_INFINITY or 0 <= processes < _FEW_PROCESSES:
+        # It reserves some for each of its threads, and sends itself a Ctrl-C where it cannot start them.
+        os.environ["OPENBLAS_NUM_THREADS"] = "1"
+    if limit == resource.RLIM_INFINITY or limit >= LEAST_ADDRESS_SPACE:
         return ""
     least = LEAST_ADDRESS_SPACE >> 20
     return f"only {limit >> 20} MB of address space; raise the limit to {least} MB at least (ulimit -v)"

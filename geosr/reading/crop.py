@@ -11,6 +11,7 @@ from odc.geo.geobox import GeoBox
 
 from geosr.errors import InputError, UsageError
 from geosr.reading.field import Raw
+from geosr.reading.place import check_place
 
 # A cell that the box overlaps by less than this, in cells, is only touched.
 _TOUCH = 1e-6
@@ -49,10 +50,11 @@ def crop(raw: Raw, bbox: Sequence[float]) -> Raw:
     Raises
     ------
     InputError
-        If the grid and the box do not overlap.
+        If the grid and the box do not overlap, or the grid lies nowhere (:func:`~geosr.reading.place.check_place`).
     """
     west, south, east, north = check_bbox(bbox)
     box = raw.box
+    check_place(box)
     a = box.affine
     if box.crs is not None and box.crs.geographic and not (a.b or a.d):
         pieces, rows = _columns(box, west, east), _rows(box, south, north)

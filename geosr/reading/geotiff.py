@@ -223,6 +223,8 @@ def _candidates(source: rasterio.DatasetReader) -> list[Candidate]:
         text = source.descriptions[i] or ""
         tags = {**_named_tags(source.tags()), **_named_tags(source.tags(i + 1))}
         units = source.units[i] or tags.get("units")
+        if units in ("metre", "m") and _is_compound(source.crs) and not tags.get("units"):
+            units = None  # of the heights of a vertical CRS, which GDAL gives every band
         name = text or tags.get("netcdf_varname") or tags.get("fullnamepath", "").rsplit("/", 1)[-1]
         attrs: dict[str, Any] = {"units": units} if units else {}
         for key in ("standard_name", "long_name", "cell_methods"):
@@ -232,6 +234,11 @@ def _candidates(source: rasterio.DatasetReader) -> list[Candidate]:
             attrs.setdefault("long_name", text or tags["title"])
         found.append(Candidate(name or f"band_{i + 1}", attrs, source.shape, i + 1))
     return found
+
+
+def _is_compound(crs: Any) -> bool:
+    """Has the CRS a vertical part?"""
+    return crs is not None and crs.to_wkt().startswith(("COMPD_CS", "COMPOUNDCRS"))
 
 
 def _named_tags(tags: dict[str, str]) -> dict[str, str]:

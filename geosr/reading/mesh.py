@@ -65,7 +65,10 @@ def lies_on_grid(variables: dict[str, Any], lat: Any, lon: Any) -> bool:
     def read(v: Any, *where: Any) -> np.ndarray:
         return np.ma.filled(np.ma.asarray(v[(*lead, *where)]).astype(np.float64), np.nan)
 
-    row, column = read(lat, 0, slice(None)), read(lat, slice(None), 0)
-    if np.ptp(row) > 1e-3 and np.ptp(column) > 1e-3:
-        return False  # latitude changes both ways
-    return axes_of_mesh(read(lat, slice(None), slice(None)), read(lon, slice(None), slice(None))) is not None
+    try:
+        row, column = read(lat, 0, slice(None)), read(lat, slice(None), 0)
+        if np.ptp(row) > 1e-3 and np.ptp(column) > 1e-3:
+            return False  # latitude changes both ways
+        return axes_of_mesh(read(lat, slice(None), slice(None)), read(lon, slice(None), slice(None))) is not None
+    except (TypeError, ValueError, RuntimeError, OverflowError, OSError):
+        return False  # who reads it says what is wrong with it: a scale factor that is text, damage

@@ -17,6 +17,9 @@ _FURTHEST = 540.0
 # Cells smaller than this, in metres, within a few hundred metres of a projection's origin, are degrees.
 _TINY = 5.0
 
+# Cells smaller than this, as a share of the coordinates, are lost in double precision.
+_RESOLVED = 1e-13
+
 # Edges closer than this, in cells, are the same: bounds are often rounded to a few digits.
 _SAME_EDGE = 0.02
 
@@ -33,14 +36,23 @@ def check_place(box: GeoBox) -> None:
             f"the geotransform {_short(a.to_gdal())} holds NaN or infinity",
             "georeference it first (gdal_translate -a_ullr)",
         )
-    if a.is_degenerate:
-        raise InputError(f"the geotransform {_short(a.to_gdal())} has no area", "georeference the raster first")
     ny, nx = box.shape
     cols, rows = np.array([0, nx, 0, nx]), np.array([0, 0, ny, ny])
-    x, y = a.a * cols + a.b * rows + a.c, a.d * cols + a.e * rows + a.f
+    with np.errstate(over="ignore", invalid="ignore"):
+        x, y = a.a * cols + a.b * rows + a.c, a.d * cols + a.e * rows + a.f
+        furthest = max(1.0, float(np.abs(x).max()), float(np.abs(y).max()))
+        smallest = min(float(np.hypot(a.a, a.d)), float(np.hypot(a.b, a.e)))
+    if not np.isfinite(furthest):
+        raise InputError(f"the geotransform {_short(a.to_gdal())} reaches to infinity", "georeference the raster first")
+    if a.is_degenerate or smallest < _RESOLVED * furthest:
+        raise InputError(f"the geotransform {_short(a.to_gdal())} has no area", "georeference the raster first")
     if box.crs is None:
         return
     if box.crs.geographic:
+        unit = box.crs.proj.axis_info[0].unit_name if box.crs.proj.axis_info else "degree"
+        if not unit.lower().startswith("degree"):
+            hint = "warp it to one in degrees first (gdalwarp -t_srs EPSG:4326)"
+            raise InputError(f"the CRS {box.crs.proj.name} is in {unit}, not in degrees", hint)
         if not box.crs.proj.is_derived:
             _check_degrees(x, y, np.hypot(a.a, a.d), np.hypot(a.b, a.e))
     elif _is_metric(box) and np.max(np.abs(x)) <= 361 and np.max(np.abs(y)) <= 91:

@@ -241,8 +241,9 @@ def _netcdf4_variable(name: str, v: Any) -> Variable:
         dtype = None
     if v.dtype is str or dtype is None or dtype.kind in "SUO":
         words, dtype = "text", None
-    elif dtype.kind not in "iufb" or type(v.datatype).__name__ in ("CompoundType", "VLType"):
-        words, dtype = f"compound or complex values ({v.dtype})", None
+    elif dtype.kind not in "iufb" or type(v.datatype).__name__ in ("CompoundType", "VLType", "EnumType"):
+        kind = {"VLType": "lists", "EnumType": "categories (an enumeration)"}.get(type(v.datatype).__name__)
+        words, dtype = kind or f"compound or complex values ({v.dtype})", None
     else:
         words = "number"
     chunking = v.chunking() if v.dimensions else None

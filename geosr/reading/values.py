@@ -10,8 +10,8 @@ in the sample. The last three kinds give a warning. Negative columns are data.
 
 from __future__ import annotations
 
-import re
 import math
+import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -44,6 +44,12 @@ _OFTEN, _OFTENER = 5, 20
 
 # A negative extreme this many times as large as all else is none of a column's values: if it comes twice, and if once.
 _FAR_OUT, _FAR_OUT_ALONE = 10.0, 100.0
+
+# A positive one that comes several times, so many times as large as all else.
+_FAR_ABOVE = 1000.0
+
+# How near another value of an 8-bit type must be to its extreme for that to be a value too.
+_APART = 10.0
 
 
 @dataclass(frozen=True)
@@ -162,7 +168,8 @@ def decode(raw: np.ndarray, how: Decoding) -> np.ndarray:
     numbers = _native(raw, how)
     unpacked = numbers
     if (how.scale, how.offset) != (1.0, 0.0):
-        unpacked = numbers.astype(np.float64) * how.scale + how.offset
+        with np.errstate(invalid="ignore", over="ignore"):  # judged below
+            unpacked = numbers.astype(np.float64) * how.scale + how.offset
     missing = np.zeros(numbers.shape, bool)
     for value in (*how.fills, *how.found):
         missing |= _equals(numbers, value)
@@ -174,12 +181,10 @@ def decode(raw: np.ndarray, how: Decoding) -> np.ndarray:
             missing |= judged < as_held(how.lower)
         if how.upper is not None:
             missing |= judged > as_held(how.upper)
-        if numbers.dtype.kind == "f":
-            _tell(numbers, missing, how)
-            missing |= ~np.isfinite(numbers) | (np.abs(numbers) > HUGE)
-        elif unpacked.dtype.kind == "f":
-            _tell(unpacked, missing, how)
-            missing |= ~np.isfinite(unpacked) | (np.abs(unpacked) > HUGE)
+        for held in (numbers,) if unpacked is numbers else (numbers, unpacked):
+            if held.dtype.kind == "f":
+                _tell(held, missing, how)
+                missing |= ~np.isfinite(held) | (np.abs(held) > HUGE)
         field = np.where(missing, np.nan, unpacked) if unpacked.dtype.kind == "f" else unpacked
         field = field.astype(np.float32, copy=False)
     if unpacked.dtype.kind != "f" and missing.any():
@@ -272,8 +277,21 @@ def _undeclared(numbers: np.ndarray) -> tuple[float, ...]:
         low, high = float(large.min()), float(large.max())
         slack = 1e-6 * max(abs(low), abs(high))
         found = [v for v in _SUSPECTS if low - slack <= v <= high + slack and _means_missing(large, v)]
-    odd = _far_out(numbers, found)
-    return tuple(found if odd is None else [*found, odd])
+    for _ in range(2):  # an extreme of either sign
+        odd = _far_out(numbers, found)
+        found += [] if odd is None else [odd]
+    if numbers.dtype in (np.dtype(np.int8), np.dtype(np.uint8)):
+        found += [v for v in (-128.0, 255.0) if _is_apart(numbers, v)]
+    return tuple(found)
+
+
+def _is_apart(numbers: np.ndarray, value: float) -> bool:
+    """Does the extreme of an 8-bit type come far too often, with nothing near it? (Saturation has values near it.)"""
+    same = _equals(numbers, value)
+    count, others = int(same.sum()), numbers[~same].astype(np.float64)
+    if count < _OFTEN or not others.size or bool((np.abs(others - value) < _APART).any()):
+        return False
+    return count > _OFTENER / 2 * int(np.max(np.unique(others, return_counts=True)[1]))
 
 
 def _means_missing(numbers: np.ndarray, value: float) -> bool:
@@ -291,17 +309,22 @@ def _means_missing(numbers: np.ndarray, value: float) -> bool:
 
 
 def _far_out(numbers: np.ndarray, found: list[float]) -> float | None:
-    """The lowest value, if it is negative and far out of all proportion to the rest."""
+    """The lowest value, if it is negative and far out of all proportion to the rest; or the highest one, if it comes
+    several times and no plume could be so high."""
     rest = numbers
     for value in found:
         rest = rest[~_equals(rest, value)]
-    low = np.min(rest, initial=0)
-    if low >= 0:
-        return None
-    same = rest == low
-    largest = float(np.max(np.abs(rest[~same].astype(np.float64)), initial=0.0))
-    margin = _FAR_OUT if same.sum() > 1 else _FAR_OUT_ALONE
-    return float(low) if 0 < margin * largest < -float(low) else None
+    for extreme, margins in (
+        (np.min(rest, initial=0), (_FAR_OUT, _FAR_OUT_ALONE)),
+        (np.max(rest, initial=0), (_FAR_ABOVE, np.inf)),
+    ):
+        same = rest == extreme
+        if extreme == 0 or not same.any():
+            continue
+        largest = float(np.max(np.abs(rest[~same].astype(np.float64)), initial=0.0))
+        if 0 < margins[int(same.sum() == 1)] * largest < abs(float(extreme)):
+            return float(extreme)
+    return None
 
 
 def sample(data: da.Array, cells: int = SAMPLE_CELLS) -> np.ndarray:

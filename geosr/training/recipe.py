@@ -374,9 +374,22 @@ def _table(kind: type, values: object, where: str) -> Any:
         if wanted and (not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted)):
             raise ModelError(f"recipe: {where}.{key} = {value!r} does not work", f"use a value of type {known[key]}")
     try:
-        return kind(**{k: v if is_dataclass(v) else _deep(v) for k, v in values.items()})
+        made = kind(**{k: v if is_dataclass(v) else _deep(v) for k, v in values.items()})
     except TypeError as error:
         raise ModelError(f"recipe: {where} is incomplete ({error})", "see geosr/recipes for examples") from error
+    odd = next((key for key in values if not _is_plain(getattr(made, key))), None)
+    if odd is not None:
+        raise ModelError(f"recipe: {where}.{odd} = {values[odd]} does not work", "put it in quotes, or leave it out")
+    return made
+
+
+def _is_plain(value: Any) -> bool:
+    """Text, numbers, lists and tables of them; not the times of TOML, which a card cannot hold."""
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    if isinstance(value, dict):
+        return all(map(_is_plain, value.values()))
+    return value is None or is_dataclass(value) or isinstance(value, (str, int, float))
 
 
 def _toml(value: Any) -> str:
@@ -397,9 +410,13 @@ def parse_recipe(text: str) -> Recipe:
         TOML that does not parse, unknown or missing keys, values that cannot work.
     """
     try:
-        return from_dict(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
+        plain = tomllib.loads(text)
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # also for numbers of thousands of digits, and lists in lists in lists
         raise ModelError(f"recipe: {error}", "repair the TOML") from error
+    return from_dict(plain)
 
 
 def from_dict(plain: Mapping[str, Any]) -> Recipe:

@@ -21,7 +21,15 @@ from typing import TYPE_CHECKING, Any
 from geosr._version import __version__
 from geosr.errors import OutputError, UsageError, blame
 from geosr.provenance import Provenance
-from geosr.writing.atomic import MANIFEST, SUFFIXES, Staging, check_target, format_of, sidecars
+from geosr.writing.atomic import (
+    MANIFEST,
+    SUFFIXES,
+    Staging,
+    check_target,
+    format_of,
+    remove_leftovers,
+    sidecars,
+)
 from geosr.writing.ledger import Ledger, Statistics
 from geosr.writing.manifest import is_complete, size_of, text_of
 from geosr.writing.stream import Finish, Plan, plan
@@ -165,7 +173,10 @@ def complete(
 ) -> dict[str, Any] | None:
     """The manifest of ``path``, if that is whole and what :func:`write` would make with these arguments."""
     kind = format_of(path)
-    return is_complete(path, full_key(key, plan(ds, main), kind, _options(kind, options)))
+    found = is_complete(path, full_key(key, plan(ds, main), kind, _options(kind, options)))
+    if found is not None:
+        remove_leftovers(Path(os.path.abspath(path)))
+    return found
 
 
 def full_key(key: Mapping[str, Any], job: Plan, kind: str, options: Mapping[str, str]) -> dict[str, Any]:

@@ -81,6 +81,23 @@ def _shortened(name: str, most: int) -> str:
     return os.fsdecode(os.fsencode(name)[:most])
 
 
+def check_apart(targets: Iterable[Path], sources: Iterable[Path]) -> None:
+    """Raise a :class:`UsageError` if an output, or a file that goes with it, is one of the inputs, by whatever name."""
+    there: dict[tuple[int, int], Path] = {}
+    for source in sources:
+        status = os.stat(source)
+        there[status.st_dev, status.st_ino] = source
+    for target in targets:
+        for file in (target, *sidecars(target).values()):
+            try:
+                status = os.stat(file)
+            except OSError:
+                continue
+            if named := there.get((status.st_dev, status.st_ino)):
+                what = "the output is" if file == target else f"{file.name}, which goes with the output, is"
+                raise UsageError(f"{what} the input {named}", "name another output with -o", target)
+
+
 class Stopped(OutputError):
     """The run was stopped: not a failure of this output."""
 
@@ -148,7 +165,8 @@ def _check_replaceable(file: Path, is_store: bool, path: str | os.PathLike[str])
         raise OutputError("is not a regular file", "choose another name", path)
     marks = ("zarr.json", ".zgroup", ".zmetadata")
     if not is_store:
-        raise OutputError("is a folder", "choose another name", path)
+        what = "is a folder" if file.name == os.path.basename(path) else f"{file.name} beside it is a folder"
+        raise OutputError(what, "choose another name", path)
     if any(file.iterdir()) and not any((file / mark).is_file() for mark in marks):
         raise OutputError("is a folder that is not a Zarr store, and is not replaced", "choose another name", path)
 
@@ -171,6 +189,15 @@ def _mark(folder: Path, path: str | os.PathLike[str]) -> None:
             with contextlib.suppress(OSError):
                 folder.rmdir()
             raise
+
+
+def remove_leftovers(target: Path) -> None:
+    """Of a run that was killed when ``target`` was complete; not what another run is working in."""
+    folder = partial_folder(target)
+    with contextlib.suppress(OSError, OutputLockedError):
+        if (folder / _MARK).exists():
+            with _locked(folder, target):
+                _remove(folder)
 
 
 def _check_leftovers(folder: Path, allowed: bool, path: str | os.PathLike[str]) -> None:
@@ -408,8 +435,8 @@ def _explained(path: str | os.PathLike[str], folder: Path) -> Iterator[None]:
 
 
 def explain(error: BaseException, path: str | os.PathLike[str], folder: Path) -> GeosrError:
-    """The :class:`OutputError` for a library's ``error`` while writing to ``folder``; a :class:`ResourceError` where this
-    process may open no more files.
+    """The :class:`OutputError` for a library's ``error`` while writing to ``folder``; a :class:`ResourceError` where
+    this process may open no more files.
     """
     # Errors of GDAL have an errno too, of their own meaning.
     number = error.errno if isinstance(error, OSError) else None

@@ -184,10 +184,13 @@ class Directory:
         """Is what an earlier run has stored of this tile there, to the bit?"""
         try:
             process, entries, checks = landed.record
-            wanted = {(f, lead) for f, lead, _ in landed.tiles}
+            wanted = {(f, lead, *at) for f, lead, _ in landed.tiles for at in self.places(landed.place)}
             if not all(set(map(type, item)) == {int} for item in (*entries, *checks)) or "/" in process:
                 return False
-            if {(f, lead) for f, lead, *_ in entries} != wanted or not wanted <= set(self.bands):
+            stored = [tuple(item[:5]) for item in entries]
+            if sorted(stored) != sorted(wanted) or not {(f, lead) for f, lead, *_ in wanted} <= set(self.bands):
+                return False
+            if not all((f, lead, 0, y, x) in wanted for f, lead, y, x, _ in checks):
                 return False
             for f, lead, _, _, _, offset, size, crc in entries:
                 if offset != _NO_VALUES:
@@ -198,6 +201,20 @@ class Directory:
         except (OSError, ValueError, TypeError):
             return False
         return True
+
+    def places(self, place: Place) -> Iterator[tuple[int, int, int]]:
+        """(level, y, x) of all that the tile at ``place`` stores of one layer, as :class:`BlockSink` does."""
+        rows, cols = place.bottom - place.top, place.right - place.left
+        for level in self.pyramid.levels:
+            top, left = place.top >> level, place.left >> level
+            if level == self.shared:
+                yield level, top, left
+                return
+            side = self.pyramid.block
+            for y in range(-(-rows // side)):
+                for x in range(-(-cols // side)):
+                    yield level, top // side + y, left // side + x
+            rows, cols = -(-rows // 2), -(-cols // 2)
 
     def number(self, name: str) -> int:
         """Of a file in the staging folder."""

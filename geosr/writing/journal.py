@@ -9,8 +9,10 @@ not what the line says: such tiles are done again. Nothing in the file is ever m
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -23,6 +25,9 @@ from geosr.writing.ledger import Tile, crc32
 NAME = "journal"
 
 _FORMAT = 1
+
+# No line is longer.
+_LONGEST = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -75,15 +80,26 @@ class Landed:
     def of(cls, plain: list[Any]) -> Landed:
         """The inverse of :meth:`plain`; ValueError, TypeError or KeyError for what is not one."""
         corners, moments, largest, record = plain
-        place = Place(*map(int, corners))
+        place = Place(*_numbers(corners, int))
         tiles = tuple(
-            (int(number), int(lead), Tile(place.rows, place.cols, **dict(zip(_MOMENTS, values, strict=True))))
+            (*_numbers([number, lead], int), Tile(place.rows, place.cols, **_named(_numbers(values))))
             for number, lead, values in moments
         )
-        return cls(place, tiles, {str(name): list(map(float, found)) for name, found in largest.items()}, record)
+        return cls(place, tiles, {str(name): _numbers(found) for name, found in largest.items()}, record)
 
 
 _MOMENTS = tuple(f.name for f in fields(Tile) if f.name not in ("rows", "cols"))
+
+
+def _named(moments: list[Any]) -> dict[str, Any]:
+    return dict(zip(_MOMENTS, moments, strict=True))
+
+
+def _numbers(values: list[Any], *kinds: type) -> list[Any]:
+    """``values``, if each is of one of the ``kinds``; by default a number."""
+    if not all(type(value) in (kinds or (int, float)) for value in values):
+        raise ValueError(f"{values} are no numbers")
+    return values
 
 
 class Journal:
@@ -101,8 +117,8 @@ class Journal:
         self._file: TextIO | None = None
 
     def __enter__(self) -> Journal:
-        fresh = not self.path.exists() or _read_line(self.path) is None
-        self._file = open(self.path, "w" if fresh else "a", encoding="ascii")
+        fresh = _read_line(self.path) is None
+        self._file = open(self.path, "w" if fresh else "a", encoding="ascii", opener=regular)
         # A line that was cut short must not run into the next.
         self._write({"format": _FORMAT, "key": self.key}) if fresh else self._file.write("\n")
         return self
@@ -145,6 +161,15 @@ def key_of(folder: Path) -> dict[str, Any] | None:
     return key if isinstance(key, dict) else None
 
 
+def regular(path: str, flags: int) -> int:
+    """An opener for files, and nothing that waits or never ends: no links, pipes, devices."""
+    handle = os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0), 0o666)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "not a regular file", path)
+    return handle
+
+
 def _read_line(path: Path) -> Any:
     return next(_lines(path), None)
 
@@ -152,11 +177,11 @@ def _read_line(path: Path) -> Any:
 def _lines(path: Path) -> Iterator[Any]:
     """What each undamaged line holds."""
     try:
-        file = open(path, "rb")  # noqa: SIM115
-    except FileNotFoundError:
+        file = open(path, "rb", opener=regular)  # noqa: SIM115
+    except OSError:
         return
     with file:
-        for line in file:
+        while line := file.readline(_LONGEST):
             head, _, text = line.rstrip(b"\n").partition(b" ")
             try:
                 if int(head, 16) == crc32(text):

@@ -21,7 +21,8 @@ from typing import Any
 from geosr._version import __version__
 from geosr.errors import InputError
 from geosr.provenance import Provenance, sha256_of
-from geosr.writing.atomic import manifest_of
+from geosr.writing.atomic import MANIFEST, manifest_of
+from geosr.writing.journal import regular
 from geosr.writing.ledger import Statistics
 
 _FORMAT = "geosr manifest 1"
@@ -101,9 +102,11 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     where = manifest_of(Path(os.path.abspath(path)))
     try:
-        with open(where, "rb") as file:
+        with open(where, "rb", opener=regular) as file:
             data = file.read(_MOST_BYTES + 1)
     except FileNotFoundError:
+        if str(path).endswith(MANIFEST):
+            raise InputError("has no manifest", "name the output, not its manifest", path) from None
         hint = "geosr writes one for each output; was it moved without, or was its run stopped at the very end?"
         raise InputError(f"has no manifest {where.name}", hint, path) from None
     except OSError as error:
@@ -112,12 +115,32 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
         found = json.loads(data) if len(data) <= _MOST_BYTES else None
     except (ValueError, RecursionError):
         found = None
-    if not isinstance(found, dict) or found.get("format") != _FORMAT or not isinstance(found.get("files"), dict):
+    if not isinstance(found, dict) or not _is_manifest(found):
         raise InputError(f"{where.name} is damaged, or not a manifest of geosr", "see that it is the right file", path)
     told = found.pop("sha256", None)
     if told != _digest(found):
         raise InputError(f"the manifest {where.name} has been changed: its own checksum differs", "trust neither", path)
     return found
+
+
+def _is_manifest(found: Mapping[str, Any]) -> bool:
+    """Is all that is read of it there, and of the right kind? Files are named as they lie beside it."""
+    files = found.get("files")
+    return (
+        found.get("format") == _FORMAT
+        and isinstance(files, dict)
+        and all(_is_file(name, told) for name, told in files.items())
+        and isinstance(found.get("created"), str)
+        and isinstance(found.get("provenance"), dict)
+    )
+
+
+def _is_file(name: str, told: object) -> bool:
+    try:
+        plain = b"\0" not in os.fsencode(name) and os.path.basename(name) == name and name not in ("", ".", "..")
+    except UnicodeEncodeError:
+        return False
+    return plain and isinstance(told, dict) and type(told.get("bytes")) is int and isinstance(told.get("sha256"), str)
 
 
 def verify(path: str | os.PathLike[str]) -> Verified:
@@ -136,7 +159,7 @@ def verify(path: str | os.PathLike[str]) -> Verified:
             f"its manifest is of {names}", "verify the output under the name that it was written with", path
         )
     for name, told in found["files"].items():
-        _check(target.with_name(os.path.basename(name)), told, path)
+        _check(target.with_name(name), told, path)
     digests = {name: told["sha256"] for name, told in found["files"].items()}
     total = sum(told["bytes"] for told in found["files"].values())
     return Verified(os.fspath(path), digests, total, str(found["created"]), dict(found["provenance"]))

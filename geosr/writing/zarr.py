@@ -9,6 +9,7 @@ another's.
 
 from __future__ import annotations
 
+import os
 import secrets
 import shutil
 from collections.abc import Callable, Mapping
@@ -50,13 +51,15 @@ def write_zarr(
     made = staging.path("made.zarr")
     job = chunked(job)
     what = content(job, attrs)
+    fresh = staging.path("fresh.zarr") if staging.resumed else made
     with staging.explained():
-        if not staging.resumed:
-            what.frame.to_zarr(made, mode="w", zarr_format=_FORMAT, consolidated=False, encoding=_encoding(what))
-        group = zarr.open_group(made, mode="a", zarr_format=_FORMAT)
-        if not staging.resumed:
-            for number in range(len(job.fields)):
-                _create(group, job, what, number)
+        what.frame.to_zarr(fresh, mode="w", zarr_format=_FORMAT, consolidated=False, encoding=_encoding(what))
+        group = zarr.open_group(fresh, mode="a", zarr_format=_FORMAT)
+        for number in range(len(job.fields)):
+            _create(group, job, what, number)
+        if staging.resumed:
+            _lay_over(fresh, made)
+            group = zarr.open_group(made, mode="a", zarr_format=_FORMAT)
     store = Store(made, tuple(str(f.name) for f in job.fields))
     get = Reread(store)
     ledger = stream(
@@ -77,6 +80,22 @@ def write_zarr(
         zarr.consolidate_metadata(made, zarr_format=_FORMAT)
     _verify(get, ledger, staging, distributed_client(scheduler))
     return made, ledger, final
+
+
+def _lay_over(fresh: Path, made: Path) -> None:
+    """Move all files of ``fresh`` to their places in ``made``: of what an earlier run has left only the chunks of the
+    fields have checksums, in the journal. What has not a chunk's name goes, as files that zarr was writing when that
+    run was killed.
+    """
+    for file in made.rglob("*"):
+        if file.is_file() and not file.name.replace(".", "").isdigit():
+            file.unlink()
+    for folder, _, names in os.walk(fresh):
+        goal = made / os.path.relpath(folder, fresh)
+        goal.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            os.replace(os.path.join(folder, name), goal / name)
+    shutil.rmtree(fresh)
 
 
 @dataclass(frozen=True)

@@ -306,3 +306,69 @@ def test_nothing_is_inherited(tmp_path):
     field = read(tmp_path / "a.nc")
     assert field.encoding == {}
     assert set(field.attrs) <= {"units", "grid_mapping", "long_name", "standard_name"}
+
+
+# ---- what a reviewer found to pass without a word
+
+
+@pytest.mark.parametrize(
+    ("dtype", "low", "high", "fill"),
+    [("i1", 46, 92, -128), ("u1", 46, 92, 255), ("f4", 4e-5, 6e-5, 99.0), ("f4", 4e-5, 6e-5, 1.0)],
+)
+def test_undeclared_extremes_are_missing(tmp_path, dtype, low, high, fill):
+    rng = np.random.default_rng(0)
+    values = rng.uniform(low, high, (60, 80)).astype(dtype)
+    values[:30, :40] = fill
+    with pytest.warns(GeosrWarning, match=rf"holds {fill:g} in 25\.0%"):
+        found = read(geotiff(tmp_path / "a.tif", values))
+    assert np.array_equal(np.isnan(found.values), values == fill)
+
+
+@pytest.mark.parametrize(("dtype", "fill"), [("u1", 255), ("i1", -128)])
+def test_saturated_values_are_data(tmp_path, dtype, fill):
+    """An extreme with values right beside it is where a sensor saturates."""
+    rng = np.random.default_rng(0)
+    values = np.clip(np.abs(fill) - rng.exponential(20, (60, 80)) + 10, 0, abs(fill)) * np.sign(fill)
+    found = read(geotiff(tmp_path / "a.tif", values.astype(dtype)))
+    assert not np.isnan(found.values).any()
+
+
+def test_a_plume_is_data(tmp_path):
+    values = columns((60, 80))
+    values[30:32, 40:42] = 500 * np.abs(values).max()
+    assert not np.isnan(read(geotiff(tmp_path / "a.tif", values)).values).any()
+
+
+def test_packing_beyond_all_numbers_says_that_nothing_is_valid(tmp_path):
+    values = np.full((len(LAT), len(LON)), 7, np.int16)
+    path = column_file(tmp_path / "a.nc", values, scale_factor=1e300, units="mol m-2")
+    with pytest.warns(GeosrWarning) as caught:
+        read(path)
+    assert [w for w in caught if "no valid value" in str(w.message)]
+
+
+def test_categories_are_no_columns(tmp_path):
+    path = tmp_path / "a.nc"
+    column_file(path)
+    with netCDF4.Dataset(path, "a") as file:
+        kind = file.createEnumType(np.uint8, "kind", {"land": 0, "sea": 1})
+        file.createVariable("no2", kind, ("latitude", "longitude"))
+    with pytest.raises(InputError, match="categories"):
+        open_no2(path, variable="no2")
+
+
+def test_the_unit_of_a_vertical_crs_is_not_the_fields(tmp_path):
+    path = geotiff(tmp_path / "a.tif", columns(), crs="EPSG:4326+5773")
+    assert "units" not in read(path).attrs
+
+
+def test_degrees_of_another_kind_are_refused(tmp_path):
+    with pytest.raises(InputError, match="in grad, not in degrees; warp it"):
+        read(geotiff(tmp_path / "a.tif", columns(), crs="EPSG:4807"))
+
+
+def test_the_declared_unit_is_not_suggested(tmp_path):
+    values = columns().astype(np.float64) * 1e-6
+    with pytest.warns(GeosrWarning) as caught:
+        read(column_file(tmp_path / "a.nc", values, units="mol m-2"))
+    assert not [w for w in caught if "--input-units 'mol m-2'" in str(w.message)]
