@@ -16,6 +16,10 @@ from geosr.errors import ResourceError, UsageError
 _DEAF = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 
 
+# Seconds after which a worker of this machine that says nothing is given up; dask waits five minutes.
+_STALLED = 60
+
+
 @dataclass(frozen=True)
 class Crew:
     """Who computes an output.
@@ -101,7 +105,10 @@ def _client(workers: int | None, scheduler: str | None) -> Iterator[Any]:
         with client:
             yield client
         return
+    import dask.config
+
     with (
+        dask.config.set({"distributed.scheduler.worker-ttl": f"{_STALLED}s"}),
         LocalCluster(
             n_workers=workers,
             threads_per_worker=1,
