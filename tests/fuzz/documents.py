@@ -17,6 +17,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
@@ -260,9 +261,10 @@ def run_to_journal(path: Path, fail_after: int | None = None, resume: bool = Fal
     data = da.map_blocks(cells, chunks=((512, 512), (512, 100)), dtype="f4", meta=np.empty((0, 0), "f4"))
     main = xr.DataArray(data, dims=("y", "x"), name="no2", attrs={"units": "mol m-2"})
     ds = with_geobox(main, GeoBox((1024, 612), Affine(0.01, 0, 3, 0, -0.01, 50), "EPSG:4326")).to_dataset()
-    atomic.KEEP_SECONDS = 0.0
-    write(ds, path, main="no2", key=KEY, provenance=Provenance(created="2024-01-01T00:00:00Z"), scheduler="synchronous",
-          resume=resume, overwrite=resume)  # fmt: skip
+    provenance = Provenance(created="2024-01-01T00:00:00Z")
+    how = {"main": "no2", "key": KEY, "provenance": provenance, "scheduler": "synchronous"}
+    with mock.patch.object(atomic, "KEEP_SECONDS", 0.0):
+        write(ds, path, resume=resume, overwrite=resume, **how)
 
 
 @lru_cache(maxsize=1)
