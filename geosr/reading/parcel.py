@@ -82,7 +82,7 @@ def _whole_axes(part: Sequence[int], shape: Sequence[int]) -> int:
 
 
 def _write_all(handle: int, values: np.ndarray, place: int) -> None:
-    data = memoryview(values).cast("B") if values.size else memoryview(b"")
+    data = values.data.cast("B") if values.size else memoryview(b"")
     while data:
         try:
             done = os.pwrite(handle, data, place)

@@ -276,7 +276,8 @@ def _grid(path: str, options: Mapping[str, Any], out: Writer) -> dict[str, Any]:
     shape = " x ".join(str(n) for n in main_variable(ds).shape)
     limits().check("pixels", cells, f"{cells} pixels ({shape}) to hold at once")
     box = geobox_of(main_variable(ds))
-    variables, sources, targets = [], [], []
+    variables, sources = [], []
+    targets: list[Any] = []
     for name, v in ds.data_vars.items():
         slot = out.reserve(v.shape, v.dtype)
         sources.append(v.data if isinstance(v.data, da.Array) else da.from_array(np.asarray(v.data)))

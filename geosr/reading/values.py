@@ -122,9 +122,11 @@ def _numbers(attrs: Mapping[str, Any], key: str) -> list[float]:
     value = attrs.get(key)
     if isinstance(value, bytes):
         value = value.decode("latin-1")
+    if value is None:
+        return []
     found = re.split(r"[\s,;]+", value.strip()) if isinstance(value, str) else np.atleast_1d(value).ravel()
     try:
-        return [] if value is None else [float(v) for v in found]
+        return [float(v) for v in found]
     except (TypeError, ValueError):
         return []
 

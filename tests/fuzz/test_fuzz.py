@@ -1,4 +1,4 @@
-"""A short fuzzing of every reader, and a longer one (``-m slow``); ``tests/fuzz/run.py`` takes any number of inputs."""
+"""A short fuzzing of every reader, and a longer one (``-m nightly``); ``tests/fuzz/run.py`` takes any number."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_only_geosrs_own_errors_of_untrusted_files(bench, reader, tmp_path):
     check(bench, reader, 12, 6, tmp_path, untrusted=True)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("reader", READERS)
 def test_only_geosrs_own_errors_in_a_long_run(bench, reader, tmp_path):
     check(bench, reader, 1, LONG[reader], tmp_path)
