@@ -21,6 +21,7 @@ from geosr.errors import UsageError
 from geosr.grid import cell_size_m, check_scale, geobox_of, refine, spatial_dims, with_geobox
 from geosr.kernels import Conserver, Predictor, TileKernel, relative_error
 from geosr.method import Run, choose_model
+from geosr.reading.place import check_place
 from geosr.uncertainty import name_of, wanted
 from geosr.uncertainty import uncertainty as one_sigma
 
@@ -148,6 +149,7 @@ def prepare(
     coarse, ancillary, attrs, crs = _read(source, variable, crs, read_options)
 
     box = geobox_of(coarse, crs)
+    check_place(box)
     network = choose_model(method, scale, model)
     if network is not None:
         network.check_engine(engine)

@@ -266,7 +266,7 @@ def test_the_accessor_hands_on_every_option(coarse, monkeypatch, kind):
 
 
 def test_a_crs_can_be_declared_through_the_accessor(coarse):
-    bare = xr.DataArray(numbers(coarse), dims=("y", "x"), coords={"y": -np.arange(45.0), "x": np.arange(61.0)})
+    bare = xr.DataArray(numbers(coarse), dims=("y", "x"), coords={"y": -1e4 * np.arange(45), "x": 1e4 * np.arange(61)})
     assert geobox_of(bare.geosr.downscale(2, method="bicubic", crs="EPSG:3035")).crs == "EPSG:3035"
 
 
@@ -382,3 +382,13 @@ def test_the_check_computes_a_part_of_a_lazy_field_once(model, monkeypatch):
     field(box, lazy, units="mol m-2").geosr.downscale(4, model=model)
     assert len(checks) == 1
     assert 0 < sum(seen) < values.size / 2
+
+
+def test_an_array_beyond_a_pole_is_refused():
+    """Cells there have no area."""
+    from geosr.errors import InputError
+    from geosr.grid import with_geobox
+
+    data = xr.DataArray(np.ones((8, 4), np.float32), dims=("y", "x"), name="no2", attrs={"units": "mol m-2"})
+    with pytest.raises(InputError, match="pole"):
+        geosr.downscale(with_geobox(data, GeoBox((8, 4), Affine(1.5, 0, 0, 0, -1.5, -82), "EPSG:4326")), 2)

@@ -198,6 +198,8 @@ def remove_leftovers(target: Path) -> None:
         if (folder / _MARK).exists():
             with _locked(folder, target):
                 _remove(folder)
+        elif folder.is_dir() and not folder.is_symlink():
+            folder.rmdir()  # if it is empty: the mark goes last
 
 
 def _check_leftovers(folder: Path, allowed: bool, path: str | os.PathLike[str]) -> None:
@@ -385,6 +387,8 @@ def _remove(folder: Path) -> None:
     """Remove ``folder``; a library's threads (zarr has some) may still be writing into it for a moment."""
     for pause in (0.0, 0.01, 0.1, 0.5, 1.0, 2.0):
         time.sleep(pause)
+        with contextlib.suppress(OSError):
+            journals.clear(folder, keep=_MARK)  # first: without its mark nobody would dare to remove the rest
         shutil.rmtree(folder, ignore_errors=True)
         if not folder.exists():
             return

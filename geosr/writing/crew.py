@@ -93,9 +93,8 @@ def _client(workers: int | None, scheduler: str | None) -> Iterator[Any]:
         from distributed import Client, LocalCluster
     except ImportError as error:
         raise UsageError(f"{option} needs dask.distributed", "pip install 'geosr[distributed]'") from error
+    _hush()
     if scheduler is not None:
-        # A scheduler that is lost is told in one line, by whoever notices.
-        logging.getLogger("distributed").setLevel(logging.CRITICAL)
         try:
             client = Client(scheduler, timeout=10)
         except (OSError, ValueError) as error:
@@ -120,6 +119,15 @@ def _client(workers: int | None, scheduler: str | None) -> Iterator[Any]:
         Client(cluster) as client,
     ):
         yield client
+
+
+def _hush() -> None:
+    """A worker or scheduler that is lost, and a run that is interrupted, are told in one line by whoever notices; what
+    the libraries underneath say of it are tracebacks, some of them when all is over."""
+    for name in ("distributed", "tornado", "asyncio"):
+        logger = logging.getLogger(name)
+        if logger.level == logging.NOTSET or name == "distributed":
+            logger.setLevel(logging.CRITICAL)
 
 
 def _where(client: Any) -> str:
