@@ -124,10 +124,11 @@ def _client(workers: int | None, scheduler: str | None) -> Iterator[Any]:
 def _hush() -> None:
     """A worker or scheduler that is lost, and a run that is interrupted, are told in one line by whoever notices; what
     the libraries underneath say of it are tracebacks, some of them when all is over."""
-    for name in ("distributed", "tornado", "asyncio"):
-        logger = logging.getLogger(name)
-        if logger.level == logging.NOTSET or name == "distributed":
-            logger.setLevel(logging.CRITICAL)
+    # distributed gives loggers of its own, and of tornado, levels of their own.
+    names = {"distributed", "tornado", "asyncio", *logging.root.manager.loggerDict}
+    for name in names:
+        if name.partition(".")[0] in ("distributed", "tornado", "asyncio"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def _where(client: Any) -> str:
