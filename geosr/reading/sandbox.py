@@ -33,6 +33,12 @@ CELL_BYTES = 8
 # Forks that wait: to ask what a swath is, and to read it, are two requests.
 _WAITING = 2
 
+# Milliseconds between looks at whether those that wait are still there.
+_LOOK_MS = 1000
+
+# Of a process id, as it is told.
+_PID_BYTES = 4
+
 # Fewer cells than this are decoded without threads.
 _FEW_CELLS = 4_000_000
 
@@ -61,18 +67,20 @@ def serve(sock: socket.socket) -> None:
     watch = select.poll()
     watch.register(taken, select.POLLIN)
     watch.register(sock, 0)  # POLLHUP, when the other side is gone
-    missing = _WAITING
+    waiting: set[int] = set()
     while True:
-        for _ in range(missing):
-            if os.fork() == 0:
+        waiting = {pid for pid in waiting if os.path.exists(f"/proc/{pid}")}  # one that waits may be killed, too
+        while len(waiting) < _WAITING:
+            pid = os.fork()
+            if pid == 0:
                 os.close(taken)
                 _child(own, sock, tell, small)
-        missing = 0
-        for handle, _ in watch.poll():
-            if handle == taken:
-                missing = len(os.read(taken, 64))
-            else:
+            waiting.add(pid)
+        for handle, _ in watch.poll(_LOOK_MS):
+            if handle != taken:
                 return
+            told = os.read(taken, 64 * _PID_BYTES)
+            waiting -= {int.from_bytes(told[i : i + _PID_BYTES], "little") for i in range(0, len(told), _PID_BYTES)}
 
 
 def _small_files() -> tuple[bytes, bytes, bytes]:
@@ -148,11 +156,11 @@ def _child(parent: int, sock: socket.socket, tell: int, small: list[str]) -> Non
         body, handles, _, _ = socket.recv_fds(sock, 1 << 18, 2)
         if not body:
             return
-        os.write(tell, b"!")
+        os.write(tell, os.getpid().to_bytes(_PID_BYTES, "little"))
         sock.close()
         os.close(tell)
         with socket.socket(fileno=handles[0]) as answer:
-            answer.sendall(os.getpid().to_bytes(4, "little"))
+            answer.sendall(os.getpid().to_bytes(_PID_BYTES, "little"))
             answer.sendall(json.dumps(_answer(json.loads(body), handles[1])).encode())
         code = 0
     finally:
