@@ -312,5 +312,5 @@ def swath_odd(rng: random.Random) -> bytes:
     attrs = {**_ID, "spatial_resolution": odd_text(rng)} if rng.random() < 0.5 else {"id": _odd_value(rng, names)}
     try:
         return netcdf(fields, attrs)
-    except Exception:
+    except Exception:  # what was drawn cannot be written by netCDF4 at all: no input for geosr either
         return netcdf(swath_of(), _ID)
