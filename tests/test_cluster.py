@@ -205,6 +205,41 @@ def test_a_cluster_without_workers_is_given_up(tmp_path, seen, monkeypatch):
         write(lazy(), tmp_path / "o.tif", main="no2", provenance=seen, scheduler=empty)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_what_is_half_made_is_finished_and_closed_before_an_interrupt_counts(tmp_path):
+    script = """
+    import multiprocessing, os, signal, threading, time
+    from geosr.writing.crew import _undisturbed
+
+    def blocked(pipe):
+        pipe.send(sorted(s.name for s in signal.pthread_sigmask(signal.SIG_BLOCK, [])))
+
+    class Made:
+        def __init__(self):
+            context = multiprocessing.get_context("spawn")
+            here, there = context.Pipe()
+            child = context.Process(target=blocked, args=(there,))
+            child.start()
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.5)
+            print("made", here.recv())
+            child.join()
+
+        def close(self):
+            print("closed")
+
+    if __name__ == "__main__":
+        try:
+            _undisturbed(Made)
+        except KeyboardInterrupt:
+            print("interrupted")
+    """
+    path = tmp_path / "script.py"
+    path.write_text(textwrap.dedent(script))
+    done = subprocess.run([sys.executable, path], capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines() == ["made ['SIGHUP', 'SIGINT']", "closed", "interrupted"], done.stderr
+
+
 def test_threads_workers_and_scheduler_exclude_each_other():
     with pytest.raises(UsageError, match="--threads and --workers"), Crew.of(threads=2, workers=2):
         pass

@@ -10,14 +10,12 @@ import errno
 import gc
 import importlib
 import os
-import signal
 import sys
-import time
-from types import FrameType
 from typing import Any
 
 import click
 
+from geosr_cli import signals
 from geosr_cli.environment import settle
 
 # Commands and the modules (in this package) that define them, in the order of the help.
@@ -61,6 +59,8 @@ class GeosrGroup(click.Group):
             if ctx.find_root().meta.get("geosr.debug"):
                 raise
             ctx.exit(_report_failure(error))
+        finally:
+            signals.settled()
 
 
 def _report_failure(error: Exception) -> int:
@@ -162,31 +162,6 @@ def share_one_heap() -> None:
         ctypes.CDLL(None).mallopt(-8, 1)  # M_ARENA_MAX of malloc.h; other C libraries have no mallopt
 
 
-class Terminated(SystemExit):
-    """A signal asked for the end; like every exception it unwinds the stack, so that temporary files are removed."""
-
-
-#: Seconds in which a second Ctrl-C is the same wish, said twice: it must not cut short what the first one tidies up.
-SAME_WISH = 2.0
-_asked = [-SAME_WISH]
-
-
-def _stop(signum: int, frame: FrameType | None) -> None:
-    now = time.monotonic()
-    if now - _asked[0] < SAME_WISH:
-        return
-    _asked[0] = now
-    raise KeyboardInterrupt if signum == signal.SIGINT else Terminated(128 + signum)
-
-
-def _listen() -> None:
-    """Have signals end the run in order."""
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        signum = getattr(signal, name, signal.SIGTERM)
-        if signal.getsignal(signum) != signal.SIG_IGN:  # as nohup and shells have it for what runs in the background
-            signal.signal(signum, _stop)
-
-
 def _hold_streams() -> None:
     """Open what the caller has closed of stdin, stdout and stderr: the next file to be opened, perhaps the output,
     would get that number, and what a library says would be written into it.
@@ -223,7 +198,7 @@ def main() -> None:
     """Entry point of the ``geosr`` script."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's greetings are not ours
     _hold_streams()
-    _listen()
+    signals.listen()
     try:
         sys.exit(cli.main(standalone_mode=False))
     except click.exceptions.NoArgsIsHelpError as error:
@@ -239,13 +214,17 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt) as interrupt:
         _say(_interrupted("interrupted", interrupt))
         sys.exit(EXIT_INTERRUPTED)
-    except Terminated as end:
+    except signals.Terminated as end:
         _say(_interrupted("terminated", end))
         raise
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(EXIT_PIPE)
     finally:
+        signals.settled()
+        # An interrupt inside exec() of a string, as dataclasses and others have it while they are imported, is
+        # remembered until the next one: CPython would then end by the signal, and not with the code asked for.
+        exec("")
         gc.freeze()  # what is still there goes with the process: taking it apart, cycle by cycle, takes 0.3 s
 
 

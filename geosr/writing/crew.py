@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
 
 from geosr.errors import ResourceError, UsageError
 
-# Runs in each worker when it starts. A terminal sends Ctrl-C to all processes; this one stops its workers itself, and
-# they need not print tracebacks.
+# Runs in each worker when it has started. A terminal sends Ctrl-C to all processes; this one stops its workers itself,
+# and they need not print tracebacks. On POSIX they are deaf to it from the first, by :func:`_undisturbed`.
 _DEAF = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 
 
@@ -96,7 +98,7 @@ def _client(workers: int | None, scheduler: str | None) -> Iterator[Any]:
     _hush()
     if scheduler is not None:
         try:
-            client = Client(scheduler, timeout=10)
+            client = _undisturbed(lambda: Client(scheduler, timeout=10))
         except (OSError, ValueError) as error:
             raise ResourceError(
                 f"no dask scheduler answers at {scheduler}", "start one with: dask scheduler"
@@ -106,19 +108,51 @@ def _client(workers: int | None, scheduler: str | None) -> Iterator[Any]:
         return
     import dask.config
 
-    with (
-        dask.config.set({"distributed.scheduler.worker-ttl": f"{_STALLED}s"}),
-        LocalCluster(
+    def local() -> Any:
+        return LocalCluster(
             n_workers=workers,
             threads_per_worker=1,
             processes=True,
             dashboard_address="127.0.0.1:0",  # any free port, for this machine alone
             silence_logs=logging.CRITICAL,  # a worker that is lost and replaced is no news
             preload=[_DEAF],
-        ) as cluster,
-        Client(cluster) as client,
+        )
+
+    with (
+        dask.config.set({"distributed.scheduler.worker-ttl": f"{_STALLED}s"}),
+        _undisturbed(local) as cluster,
+        _undisturbed(lambda: Client(cluster)) as client,
     ):
         yield client
+
+
+def _undisturbed(make: Callable[[], Any]) -> Any:
+    """``make()``, whole: a signal that comes meanwhile counts when it is made, and closed again.
+
+    A cluster that is half started cannot be closed in order, and distributed says so at length when Python ends. So it
+    is made in a thread, which blocks the signals of a terminal; processes and threads that are started there inherit
+    that, and need not be told, before they can listen, that such a signal is not theirs to answer.
+    """
+    with ThreadPoolExecutor(1, initializer=_turn_deaf) as pool:
+        making = pool.submit(make)
+        try:
+            return making.result()
+        except BaseException:
+            wait([making])
+            if making.exception() is None:
+                making.result().close()
+            raise
+
+
+def _turn_deaf() -> None:
+    """Block Ctrl-C and hang-up in this thread, and in what it starts."""
+    if not hasattr(signal, "pthread_sigmask"):  # of POSIX alone
+        return
+    from multiprocessing import resource_tracker
+
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    resource_tracker.ensure_running()  # a process, started before the first of others; unblocks SIGINT when it is
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
 
 def _hush() -> None:

@@ -1,0 +1,80 @@
+"""Signals that ask for the end: raised in the main thread as exceptions, which unwind the stack and so tidy up.
+
+An exception can be lost on its way. One that is raised in the callback of a weak reference, as Python's own imports
+have them, is printed and forgotten; and some libraries take whatever ends an import for a package that is not there.
+So one looks again a moment later, and asks again where nothing has come of it.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from types import FrameType
+from typing import Any
+
+#: Seconds in which a second Ctrl-C is the same wish, said twice: it must not cut short what the first one tidies up.
+SAME_WISH = 2.0
+
+# Seconds after which one looks whether something has come of it.
+_LOOK = 0.2
+
+
+class Terminated(SystemExit):
+    """SIGTERM or SIGHUP asked for the end; its code is what a shell makes of the signal."""
+
+
+class _Wish:
+    """What was asked for last, and when."""
+
+    error: BaseException | None = None
+    at = -SAME_WISH
+
+
+def listen() -> None:
+    """Have SIGINT raise KeyboardInterrupt, and SIGTERM and SIGHUP :class:`Terminated`, until :func:`settled`."""
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        signum = getattr(signal, name, signal.SIGTERM)
+        if signal.getsignal(signum) != signal.SIG_IGN:  # as nohup and shells have it for what runs in the background
+            signal.signal(signum, _stop)
+    if hasattr(signal, "setitimer"):  # not on Windows
+        signal.signal(signal.SIGALRM, _look)
+        sys.unraisablehook = _unraisable
+
+
+def settled() -> None:
+    """The run has ended, one way or the other: nothing is asked for again."""
+    _look_in(0)
+
+
+def _stop(signum: int, frame: FrameType | None) -> None:
+    now = time.monotonic()
+    if now - _Wish.at < SAME_WISH:
+        return
+    _Wish.at = now
+    _Wish.error = KeyboardInterrupt() if signum == signal.SIGINT else Terminated(128 + signum)
+    _look_in(_LOOK)
+    raise _Wish.error
+
+
+def _look(signum: int, frame: FrameType | None) -> None:
+    """Raise what was asked for again, unless it is on its way."""
+    _look_in(_LOOK)
+    error = sys.exception()
+    while error is not None:
+        if error is _Wish.error:
+            return
+        error = error.__context__
+    if _Wish.error is not None:
+        raise _Wish.error
+
+
+def _look_in(seconds: float) -> None:
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+
+
+def _unraisable(lost: Any) -> None:
+    """As Python does, but silent where what was asked for is lost: it is asked for again."""
+    if lost.exc_value is not _Wish.error or _Wish.error is None:
+        sys.__unraisablehook__(lost)
