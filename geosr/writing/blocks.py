@@ -9,6 +9,7 @@ which :func:`finish_overviews` makes the rest of the pyramid at the end, one blo
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import threading
@@ -40,6 +41,9 @@ _FEW = 16
 
 # Files that are open for reading at once.
 _OPEN_FILES = 64
+
+# What the kernel says where it does not copy between two files: of two file systems, or of one that has no way to.
+_CANNOT_COPY = (errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM)
 
 # Blocks that one thread copies or compares in a row.
 _RUN = 32
@@ -249,15 +253,58 @@ class Blocks:
 
     def read(self, entry: np.void) -> bytes:
         """The bytes of one block or share."""
-        number = int(entry["file"])
         with self._reading:
-            if number not in self._open:
-                if len(self._open) >= _OPEN_FILES:
-                    self._close()
-                self._open[number] = open(self._paths[number], "rb")  # noqa: SIM115
-            file = self._open[number]
+            file = self._file(entry)
             file.seek(int(entry["offset"]))
             return file.read(int(entry["size"]))
+
+    def copy(self, entry: np.void, onto: int, offset: int) -> bytes:
+        """Write one block into the file of descriptor ``onto``, at ``offset``; its last 4 bytes.
+
+        The kernel copies where it can: the bytes need no pages of this process, which took twice as long.
+        """
+        start, size = int(entry["offset"]), int(entry["size"])
+        with self._reading:
+            source = self._file(entry).fileno()
+            if _copied(source, onto, size, start, offset):
+                return os.pread(source, 4, start + size - 4)
+        data = self.read(entry)
+        if len(data) != size:
+            raise OutputError("a block in the staging folder is cut short", "check the disk")
+        _write(onto, data, offset)
+        return data[-4:]
+
+    def _file(self, entry: np.void) -> BinaryIO:
+        number = int(entry["file"])
+        if number not in self._open:
+            if len(self._open) >= _OPEN_FILES:
+                self._close()
+            self._open[number] = open(self._paths[number], "rb")  # noqa: SIM115
+        return self._open[number]
+
+
+def _copied(source: int, onto: int, count: int, start: int, offset: int) -> bool:
+    """Has the kernel copied ``count`` bytes from file to file? It may not know how to between these."""
+    if not hasattr(os, "copy_file_range"):  # of Linux
+        return False
+    while count:
+        try:
+            done = os.copy_file_range(source, onto, count, start, offset)
+        except OSError as error:
+            if error.errno in _CANNOT_COPY:
+                return False
+            raise
+        if not done:
+            return False
+        count, start, offset = count - done, start + done, offset + done
+    return True
+
+
+def _write(file: int, data: bytes, offset: int) -> None:
+    left = memoryview(data)
+    while left:
+        done = os.pwrite(file, left, offset)
+        left, offset = left[done:], offset + done
 
 
 def finish_overviews(directory: Directory, codec: Codec, resampling: str, threads: int = 1) -> None:
@@ -358,26 +405,27 @@ def _paste(onto: np.ndarray, what: np.ndarray, top: int, left: int) -> None:
 
 
 def copy_blocks(
-    directory: Directory, made: Path, level: int, offsets: np.ndarray, sizes: np.ndarray, codec: Codec, threads: int = 1
+    directory: Directory, made: Path, level: int, offsets: np.ndarray, sizes: np.ndarray, codec: Codec
 ) -> None:
     """Write the blocks of one level into the file ``made``, where ``offsets`` says, each between its size and its last
     bytes (:func:`geosr.writing.tiff.layout`).
+
+    By one thread: a file takes one write at a time, and a second thread spends its time waiting for the first.
     """
     entries = directory.levels[level].reshape(-1)
-
-    def copy(run: slice) -> None:
-        with directory.open() as blocks, open(made, "r+b") as file:
-            for entry, offset, size in zip(entries[run], offsets[run].tolist(), sizes[run].tolist(), strict=True):
-                if not size:
-                    continue
-                data = missing(codec) if entry["offset"] == _NO_VALUES else blocks.read(entry)
-                if len(data) != size:
-                    raise GeosrError(f"a block of level {level} is out of place", "report this bug")
-                if file.tell() != offset - 4:
-                    file.seek(offset - 4)
-                file.writelines((len(data).to_bytes(4, "little"), data, data[-4:]))
-
-    in_runs(copy, len(entries), threads)
+    with directory.open() as blocks, open(made, "r+b", buffering=0) as file:
+        number = file.fileno()
+        for entry, offset, size in zip(entries, offsets.tolist(), sizes.tolist(), strict=True):
+            if not size:
+                continue
+            if entry["offset"] == _NO_VALUES:
+                data = missing(codec)
+                _write(number, data, offset)
+                last = data[-4:]
+            else:
+                last = blocks.copy(entry, number, offset)
+            _write(number, size.to_bytes(4, "little"), offset - 4)
+            _write(number, last, offset + size)
 
 
 def in_runs(call: Callable[[slice], None], count: int, threads: int) -> None:

@@ -130,7 +130,7 @@ def _assemble(
         file.write(found.header)
     for level in reversed(recipe.pyramid.levels):
         sizes, codec = levels[level].sizes, recipe.codec_of(level)
-        copy_blocks(directory, made, level, found.offsets[level], sizes, codec, threads())
+        copy_blocks(directory, made, level, found.offsets[level], sizes, codec)
     return found
 
 

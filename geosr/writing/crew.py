@@ -18,6 +18,10 @@ from geosr.errors import ResourceError, UsageError
 _DEAF = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 
 
+# For glibc in workers of this machine. dask has it give back whatever is free, so each tile's arrays are made of new
+# pages: 740 000 faults for 8192 x 8192 cells instead of 1000, and a fifth more time.
+_MALLOC = {"MALLOC_TRIM_THRESHOLD_": 256 << 20, "MALLOC_MMAP_THRESHOLD_": 32 << 20}
+
 # Seconds after which a worker of this machine that says nothing is given up; dask waits five minutes.
 _STALLED = 60
 
@@ -92,7 +96,7 @@ class Crew:
 def _client(workers: int | None, scheduler: str | None) -> Iterator[Any]:
     option = "--workers" if scheduler is None else "--scheduler"
     try:
-        from distributed import Client, LocalCluster
+        from distributed import Client
     except ImportError as error:
         raise UsageError(f"{option} needs dask.distributed", "pip install 'geosr[distributed]'") from error
     _hush()
@@ -108,7 +112,20 @@ def _client(workers: int | None, scheduler: str | None) -> Iterator[Any]:
         return
     import dask.config
 
-    def local() -> Any:
+    with (
+        dask.config.set({"distributed.scheduler.worker-ttl": f"{_STALLED}s"}),
+        _undisturbed(lambda: local_cluster(workers)) as cluster,
+        _undisturbed(lambda: Client(cluster)) as client,
+    ):
+        yield client
+
+
+def local_cluster(workers: int | None) -> Any:
+    """A ``distributed.LocalCluster`` of so many processes (None: as many as dask would take), of one thread each."""
+    import dask.config
+    from distributed import LocalCluster
+
+    with dask.config.set({f"distributed.nanny.pre-spawn-environ.{name}": str(n) for name, n in _MALLOC.items()}):
         return LocalCluster(
             n_workers=workers,
             threads_per_worker=1,
@@ -117,13 +134,6 @@ def _client(workers: int | None, scheduler: str | None) -> Iterator[Any]:
             silence_logs=logging.CRITICAL,  # a worker that is lost and replaced is no news
             preload=[_DEAF],
         )
-
-    with (
-        dask.config.set({"distributed.scheduler.worker-ttl": f"{_STALLED}s"}),
-        _undisturbed(local) as cluster,
-        _undisturbed(lambda: Client(cluster)) as client,
-    ):
-        yield client
 
 
 def _undisturbed(make: Callable[[], Any]) -> Any:

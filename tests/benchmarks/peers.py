@@ -105,10 +105,10 @@ def geosr_run(folder: Path, cells: int, args: argparse.Namespace) -> Callable[[]
 
 @cache
 def cluster(workers: int) -> Any:
-    """Processes of one thread each, that stand before the run is timed."""
-    from distributed import LocalCluster
+    """As ``--workers`` starts it, but it stands before the run is timed."""
+    from geosr.writing.crew import local_cluster
 
-    return LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None)
+    return local_cluster(workers)
 
 
 def bundle(folder: Path, network: str) -> str:
