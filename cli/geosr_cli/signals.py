@@ -2,7 +2,8 @@
 
 An exception can be lost on its way. One that is raised in the callback of a weak reference, as Python's own imports
 have them, is printed and forgotten; and some libraries take whatever ends an import for a package that is not there.
-So one looks again a moment later, and asks again where nothing has come of it.
+So one looks again a moment later, and asks again where nothing has come of it. And one that is raised while a thread of
+a pool starts leaves a thread that nobody knows and that Python, at the end, waits for; so that is left to finish.
 """
 
 from __future__ import annotations
@@ -16,8 +17,12 @@ from typing import Any
 #: Seconds in which a second Ctrl-C is the same wish, said twice: it must not cut short what the first one tidies up.
 SAME_WISH = 2.0
 
-# Seconds after which one looks whether something has come of it.
+# Seconds after which one looks whether something has come of it, and whether a thread has started.
 _LOOK = 0.2
+_SOON = 0.005
+
+# Functions, by module, in which nothing is raised.
+_STARTING = {("threading", "start"), ("concurrent.futures.thread", "submit")}
 
 
 class Terminated(SystemExit):
@@ -53,20 +58,36 @@ def _stop(signum: int, frame: FrameType | None) -> None:
         return
     _Wish.at = now
     _Wish.error = KeyboardInterrupt() if signum == signal.SIGINT else Terminated(128 + signum)
-    _look_in(_LOOK)
-    raise _Wish.error
+    _raise(frame)
 
 
 def _look(signum: int, frame: FrameType | None) -> None:
     """Raise what was asked for again, unless it is on its way."""
-    _look_in(_LOOK)
     error = sys.exception()
     while error is not None:
         if error is _Wish.error:
+            _look_in(_LOOK)
             return
         error = error.__context__
-    if _Wish.error is not None:
-        raise _Wish.error
+    _raise(frame)
+
+
+def _raise(frame: FrameType | None) -> None:
+    if _Wish.error is None:
+        return
+    if time.monotonic() - _Wish.at < SAME_WISH and _starts_a_thread(frame):
+        _look_in(_SOON)
+        return
+    _look_in(_LOOK)
+    raise _Wish.error
+
+
+def _starts_a_thread(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if (frame.f_globals.get("__name__"), frame.f_code.co_name) in _STARTING:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _look_in(seconds: float) -> None:

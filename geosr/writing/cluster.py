@@ -12,7 +12,7 @@ import contextlib
 import pkgutil
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +30,20 @@ _PAUSE = 0.02
 _CHECK = 1.0
 
 
-def compute(client: Any, records: Any, land: Callable[[Any], None], folder: Path | None = None) -> None:
+def compute(
+    client: Any,
+    records: Any,
+    land: Callable[[Any], None],
+    folder: Path | None = None,
+    places: Sequence[object] = (),
+) -> None:
     """Compute ``records``, a dask array of one object a chunk, in one graph.
 
     Parameters
     ----------
     land : called here with each record, as it comes.
     folder : where the tasks write; every worker must see it.
+    places : of the records, to say which of them several workers died on.
 
     Raises
     ------
@@ -59,7 +66,7 @@ def compute(client: Any, records: Any, land: Callable[[Any], None], folder: Path
     waiting = as_completed(futures, loop=client.loop, with_results=True)
     futures.clear()
     try:
-        for future, result in _finished(client, waiting):
+        for future, result in _finished(client, waiting, places):
             land(result.item())
             future.release()  # the cluster may forget it
     except BaseException:
@@ -96,14 +103,15 @@ def spilled(collection: Any, folder: Path) -> Any:
     return da.Array(made, collection.name, collection.chunks, meta=collection._meta) if number else collection
 
 
-def _finished(client: Any, waiting: Any) -> Iterator[tuple[Any, Any]]:
+def _finished(client: Any, waiting: Any, places: Sequence[object]) -> Iterator[tuple[Any, Any]]:
     """(future, result) as they come; raises what a task raised, or that the cluster is gone."""
     well = checked = time.monotonic()
     while not waiting.is_empty():
         batch = waiting.next_batch(block=False)
         for future, result in batch:
             if future.status == "error":
-                raise _from_worker(*result[:2])
+                kind, error = result[:2]
+                raise _from_worker(kind, error, places[future.key[-1]] if places else "")
             if future.status != "finished":
                 raise ResourceError("the scheduler has lost the run", "is it still running?")
             yield future, result
@@ -131,9 +139,10 @@ def _address(client: Any) -> str:
     return str(getattr(client.scheduler, "address", "the address given"))
 
 
-def _from_worker(kind: type, error: BaseException) -> BaseException:
+def _from_worker(kind: type, error: BaseException, place: object) -> BaseException:
     if kind.__name__ == "KilledWorker":
-        return ResourceError("several workers died on one tile", "give them more memory, or use a smaller --tile")
+        tile = f"the tile of {place}" if place else "one tile"
+        return ResourceError(f"several workers died on {tile}", "give them more memory, or use a smaller --tile")
     if isinstance(error, ModuleNotFoundError) and error.name and error.name.partition(".")[0] == "geosr":
         return ResourceError("a worker has no geosr", "install the same version on all workers")
     return error

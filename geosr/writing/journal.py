@@ -54,6 +54,11 @@ class Place:
         """Along layers, rows and columns."""
         return (self.first, self.last), (self.top, self.bottom), (self.left, self.right)
 
+    def __str__(self) -> str:
+        """For messages; counted from 0, as GDAL does."""
+        layer = f" of layer {self.first + 1}" if self.first else ""
+        return f"rows {self.top} to {self.bottom - 1}, columns {self.left} to {self.right - 1}{layer}"
+
 
 @dataclass(frozen=True)
 class Landed:

@@ -284,7 +284,7 @@ def stream(
         if client is not None and waiting:
             from geosr.writing.cluster import compute
 
-            compute(client, _tasks(job, _Terminal(*parts), waiting), landing.land, folder)
+            compute(client, _tasks(job, _Terminal(*parts), waiting), landing.land, folder, list(waiting.values()))
         elif waiting:
             local = _Local(*parts, landing)
             for some in _batches(waiting):

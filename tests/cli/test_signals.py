@@ -46,6 +46,20 @@ def at_the_end():
     time.sleep(0.7)
     print("at rest", end=" ")
 
+def while_a_thread_starts():
+    import atexit, threading
+    from concurrent.futures import ThreadPoolExecutor
+
+    real = threading.Event.wait
+    threading.Event.wait = lambda event, *most: [real(event, *most), interrupted()]
+    pool = ThreadPoolExecutor(1)
+    atexit.register(pool.shutdown)  # as dask does
+    try:
+        pool.submit(print, "begun", end=" ", flush=True)
+    finally:
+        threading.Event.wait = real
+    time.sleep(0.7)
+
 signals.listen()
 try:
     {where}()
@@ -62,11 +76,14 @@ except KeyboardInterrupt:
         ("in_a_callback", "interrupted"),
         ("in_an_import", "interrupted"),
         ("while_one_tidies_up", "tidied interrupted"),
+        ("while_a_thread_starts", "begun interrupted"),
         ("at_the_end", "at rest nothing came"),
     ],
 )
 def test_an_interrupt(where, said):
-    done = subprocess.run([sys.executable, "-c", SCRIPT.format(where=where)], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT.format(where=where)], capture_output=True, text=True, timeout=60
+    )
     assert (done.stdout.strip(), done.stderr) == (said, "")
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+import time
+from pathlib import Path
 
-from .harness import Bench, Tally, environment, fault
+from .harness import Bench, Run, Skipped, Tally, environment, fault
 
 _THREADS = """
 import sys, threading
@@ -56,3 +58,52 @@ def threads_and_netcdf(bench: Bench, tally: Tally) -> None:
             assert ended.code == 0, f"exit {ended.code}: {ended.err[-300:]}"
             assert ended.out.startswith("0"), ended.out
             tally.notes["reads"] = tally.notes.get("reads", 0) + 8 * int(reads)
+
+
+@fault(
+    "10",
+    "a reader that hangs",
+    how="--untrusted with a limit of 0.5 to 3 s, and a GeoTIFF whose 361 million zeros take longer",
+    expected="exit 7, told in one line, within 2 s of limit and honest reading; a second later no process is left",
+)
+def hanging_reader(bench: Bench, tally: Tally) -> None:
+    if sys.platform != "linux":
+        raise Skipped("--untrusted is for Linux")
+    slow, honest = _zeros(bench.scratch / "zeros.tif", 19_000), bench.source(450)
+
+    def start(path: Path, seconds: float) -> Run:
+        return bench.start("info", path, "--untrusted", "--limit", f"time={seconds:.2f}")
+
+    took = max(start(honest, 60).wait().seconds for _ in range(3))
+    for _ in bench.times(12, 1):
+        seconds = bench.random.uniform(0.5, 3)
+        with tally.trial(f"limit {seconds:.2f} s"):
+            run, seen = start(slow, seconds), set[int]()
+            while time.monotonic() < run.started + took + seconds / 2:
+                seen |= set(run.children())
+                time.sleep(0.05)
+            ended = run.wait()
+            tally.count(str(ended.code))
+            tally.most("longest beyond the limit (s)", ended.seconds - took - seconds)
+            ended.check_told(7, words="timed out")
+            assert ended.seconds < took + seconds + 2, f"{ended.seconds:.1f} s of {took:.1f} + {seconds:.1f}"
+            assert seen, "no process was seen to read"
+            time.sleep(1)  # they notice when this one is gone
+            assert not [pid for pid in seen if Path(f"/proc/{pid}").exists()], "processes are left"
+
+
+def _zeros(path: Path, side: int) -> Path:
+    """``side`` x ``side`` zeros, in 1.5 MB."""
+    import numpy as np
+    import rasterio
+    from affine import Affine
+    from rasterio.windows import Window
+
+    profile = {"driver": "GTiff", "dtype": "float32", "count": 1, "height": side, "width": side, "compress": "deflate"}
+    strip = np.zeros((512, side), np.float32)
+    with rasterio.open(path, "w", **profile, tiled=True, blockxsize=512, blockysize=512, crs="EPSG:32632",
+                       transform=Affine(1, 0, 4e5, 0, -1, 5e6), sparse_ok=False) as file:  # fmt: skip
+        for top in range(0, side, 512):
+            rows = min(512, side - top)
+            file.write(strip[:rows], 1, window=Window(0, top, side, rows))
+    return path

@@ -88,7 +88,7 @@ def killed_worker(bench: Bench, tally: Tally) -> None:
     "8p",
     "a tile that kills its worker",
     how="one tile kills the process that computes it, each time (--workers 2)",
-    expected="exit 7, told in one line; nothing left",
+    expected="exit 7, told in one line that names the tile; nothing left",
 )
 def poison_tile(bench: Bench, tally: Tally) -> None:
     _need_distributed()
@@ -100,7 +100,7 @@ def poison_tile(bench: Bench, tally: Tally) -> None:
                 ended = run.wait()
                 tally.count(str(ended.code))
                 tally.most("longest (s)", ended.seconds)
-                ended.check_told(7, words="died")
+                ended.check_told(7, words="rows 512 to 1023, columns 1024 to 1535")
                 check_names(folder)
 
 
