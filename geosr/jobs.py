@@ -14,6 +14,7 @@ same inputs in the same way are left as they are, and of an unfinished one the t
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 import warnings
@@ -304,7 +305,7 @@ def _outputs(
             raise UsageError("swaths and grids in one run", f"run them apart; {one.name} is a grid")
         together = all(swaths)
     groups = [paths] if together else [[p] for p in paths]
-    folder = Path(output) if output is not None and Path(output).is_dir() and Path(output).suffix != ".zarr" else None
+    folder = Path(output) if output is not None and os.path.isdir(output) and Path(output).suffix != ".zarr" else None
     if len(groups) > 1 and output is not None and folder is None:
         raise UsageError(f"{len(groups)} outputs, but {fspath(output)} is not a folder", "make it, or leave out -o")
     if output is not None and folder is None:

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 
@@ -203,6 +204,35 @@ def test_a_cluster_without_workers_is_given_up(tmp_path, seen, monkeypatch):
         pytest.raises(ResourceError, match="no worker"),
     ):
         write(lazy(), tmp_path / "o.tif", main="no2", provenance=seen, scheduler=empty)
+
+
+def test_what_answers_but_is_no_scheduler_is_named():
+    import socketserver
+
+    class Other(socketserver.BaseRequestHandler):
+        def handle(self):
+            self.request.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n" * 20)  # taken for lengths: exabytes
+
+    with socketserver.TCPServer(("127.0.0.1", 0), Other) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            with (
+                pytest.raises(ResourceError, match="no dask scheduler answers"),
+                Crew.of(scheduler=f"tcp://127.0.0.1:{server.server_address[1]}"),
+            ):
+                pass
+        finally:
+            server.shutdown()
+
+
+def test_local_workers_keep_their_heap(tmp_path):
+    import dask.config
+
+    before = dask.config.get("distributed.nanny.pre-spawn-environ")
+    with Crew.of(workers=1) as crew:
+        found = crew.client.submit(os.environ.get, "MALLOC_TRIM_THRESHOLD_").result()
+    assert found == str(256 << 20)
+    assert dask.config.get("distributed.nanny.pre-spawn-environ") == before
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")

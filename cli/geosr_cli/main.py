@@ -99,10 +99,14 @@ def _short_of(error: Exception) -> str | None:
 
 def _interrupted(how: str, error: BaseException) -> str:
     """What an interrupted run leaves."""
-    kept = getattr(error, "kept", None)
-    if kept is None:
-        return f"{how}; nothing was written"
-    return f"{how}; finished tiles are kept in {kept}: --resume goes on with them, --overwrite starts anew"
+    said = [how]
+    atomic = sys.modules.get("geosr.writing.atomic")
+    if atomic is not None and atomic.WRITTEN.count:
+        done = atomic.WRITTEN
+        said.append(f"{done.last} was written" if done.count == 1 else f"{done.count} outputs were written")
+    if (kept := getattr(error, "kept", None)) is not None:
+        said.append(f"finished tiles are kept in {kept}: --resume goes on with them, --overwrite starts anew")
+    return "; ".join(said if len(said) > 1 else [how, "nothing was written"])
 
 
 def _folder_exists() -> bool:
@@ -221,7 +225,7 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(EXIT_PIPE)
     finally:
-        signals.settled()
+        signals.settled(for_good=True)
         # An interrupt inside exec() of a string, as dataclasses and others have it while they are imported, is
         # remembered until the next one: CPython would then end by the signal, and not with the code asked for.
         exec("")

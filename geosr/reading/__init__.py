@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import xarray as xr
 
-from geosr.errors import InputError, UsageError, blame
+from geosr.errors import GeosrWarning, InputError, UsageError, blame
 from geosr.reading.gate import check_path, kind_of
 from geosr.reading.limits import is_untrusted, reading_as
 
@@ -105,12 +106,22 @@ def open_no2(
     with blame(paths[0]):
         if resolution is not None:
             raise UsageError("--resolution is for swaths, the file has a grid already", "leave it out")
+        _warn_of_mask(files[0])
         if is_untrusted():
             from geosr.reading.untrusted import open_grid
 
             return open_grid(files[0], variable=variable, time=time, level=level, bbox=bbox, crs=crs, units=units,
                              input_units=input_units)  # fmt: skip
         return _open_grid(files[0], variable, time, level, bbox, crs, units, input_units)
+
+
+def _warn_of_mask(file: Path) -> None:
+    """What lies beside a file is not read, for it can hold anything; but a mask there says which cells are none."""
+    mask = file.with_name(f"{file.name}.msk")
+    if kind_of(file) == "tiff" and os.path.isfile(mask):
+        text = f"{file}: the mask {mask.name} beside it is not read, so the cells that it hides count as values"
+        hint = "put it into the file: gdal_translate --config GDAL_TIFF_INTERNAL_MASK YES"
+        warnings.warn(GeosrWarning(f"{text}; {hint}"), stacklevel=3)
 
 
 def candidates(path: StrPath) -> list[str]:

@@ -9,6 +9,7 @@ the file, does it name no other file, is it of sane size (``limits``)? The libra
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import stat
@@ -18,7 +19,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from geosr.errors import GeosrError, InputError, RefusedError
+from geosr.errors import GeosrError, InputError, RefusedError, ResourceError
 from geosr.reading.limits import Limits, limits
 
 T = TypeVar("T")
@@ -212,7 +213,8 @@ def _vetted(file: str, shown: str, kind: str, state: Fingerprint, most: Limits) 
 
 
 def guarded(call: Callable[[], T], path: str | os.PathLike[str]) -> T:
-    """``call()``, a reading library's doing, with whatever it raises turned into an :class:`InputError`.
+    """``call()``, a reading library's doing, with whatever it raises turned into an :class:`InputError`, or into a
+    :class:`ResourceError` where this process may open no more files.
 
     Libraries answer damaged files with nearly every exception type there is; none is geosr's bug.
     """
@@ -224,4 +226,6 @@ def guarded(call: Callable[[], T], path: str | os.PathLike[str]) -> T:
         raise
     except Exception as error:
         text = " ".join(str(error).split()) or type(error).__name__
+        if os.strerror(errno.EMFILE) in text:
+            raise ResourceError("too many open files", "raise the limit (ulimit -n)", path) from error
         raise InputError(f"truncated or corrupt: cannot be read ({text[:200]})", "download it again", path) from error

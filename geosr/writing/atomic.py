@@ -21,6 +21,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,9 @@ from geosr.writing.journal import Journal
 
 #: What each suffix means.
 SUFFIXES = {".tif": "GeoTIFF", ".tiff": "GeoTIFF", ".nc": "NetCDF", ".zarr": "Zarr"}
+
+# Files of metadata in a Zarr store, and in each of its arrays and groups (formats 2 and 3).
+_IN_STORE = ("zarr.json", ".zgroup", ".zattrs", ".zmetadata", ".zarray")
 
 #: What the name of a manifest adds to its output's.
 MANIFEST = ".json"
@@ -82,12 +86,18 @@ def _shortened(name: str, most: int) -> str:
 
 
 def check_apart(targets: Iterable[Path], sources: Iterable[Path]) -> None:
-    """Raise a :class:`UsageError` if an output, or a file that goes with it, is one of the inputs, by whatever name."""
-    there: dict[tuple[int, int], Path] = {}
+    """Raise a :class:`UsageError` if an output, or a file that goes with it, is one of the inputs, by whatever name, or
+    is a folder (a Zarr store) that holds one.
+    """
+    sources, there = list(sources), dict[tuple[int, int], Path]()
     for source in sources:
         status = os.stat(source)
         there[status.st_dev, status.st_ino] = source
     for target in targets:
+        whole = os.path.realpath(target)
+        for source in sources:
+            if os.path.realpath(source).startswith(whole + os.sep):
+                raise UsageError(f"the output holds the input {source}", "name another output with -o", target)
         for file in (target, *sidecars(target).values()):
             try:
                 status = os.stat(file)
@@ -132,6 +142,8 @@ def check_target(path: str | os.PathLike[str], overwrite: bool = False, resume: 
         require_zarr()
     if not target.parent.is_dir():
         raise OutputError(f"the folder {target.parent} does not exist", "create it first", path)
+    with _explained(path, target.parent), contextlib.suppress(FileNotFoundError):
+        os.lstat(target)  # a name that is too long, say
     for file in (target, *sidecars(target).values()):
         if not os.path.lexists(file):
             continue
@@ -167,8 +179,13 @@ def _check_replaceable(file: Path, is_store: bool, path: str | os.PathLike[str])
     if not is_store:
         what = "is a folder" if file.name == os.path.basename(path) else f"{file.name} beside it is a folder"
         raise OutputError(what, "choose another name", path)
-    if any(file.iterdir()) and not any((file / mark).is_file() for mark in marks):
+    entries = list(file.iterdir())
+    if entries and not any((file / mark).is_file() for mark in marks):
         raise OutputError("is a folder that is not a Zarr store, and is not replaced", "choose another name", path)
+    for entry in entries:
+        known = any((entry / mark).is_file() for mark in _IN_STORE) if entry.is_dir() else entry.name in _IN_STORE
+        if not known:
+            raise OutputError(f"holds {entry.name}, which is no part of a Zarr store", "move it elsewhere", path)
 
 
 def partial_folder(target: Path) -> Path:
@@ -251,6 +268,20 @@ def _lock(handle: int) -> bool:
     return True
 
 
+@dataclass
+class Written:
+    """Outputs that this process has put in place, for whoever says what an interrupted run has done."""
+
+    count: int = 0
+    last: Path | None = None
+
+    def note(self, target: Path) -> None:
+        self.count, self.last = self.count + 1, target
+
+
+WRITTEN = Written()
+
+
 class Staging(contextlib.AbstractContextManager):
     """The hidden folder in which an output is made.
 
@@ -320,6 +351,7 @@ class Staging(contextlib.AbstractContextManager):
         return False
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        left = False
         with self._held:
             if self._folder is None:
                 return
@@ -327,6 +359,11 @@ class Staging(contextlib.AbstractContextManager):
                 error.kept = self._folder  # type: ignore[union-attr]
             else:
                 _remove(self._folder)
+                left = self._folder.exists()
+        if left:
+            remove_leftovers(self.target)  # where no file could be opened any more: now the lock's own is free
+            if isinstance(error, ResourceError) and self._folder.exists():  # a cluster's tasks may remove it yet
+                warnings.warn(GeosrWarning(f"{self._folder} could not be removed: remove it"), stacklevel=2)
 
     def _worth_keeping(self) -> bool:
         if self._folder is None or self.journal is None:
@@ -359,6 +396,7 @@ class Staging(contextlib.AbstractContextManager):
                 for number, (made, final) in enumerate(files.items()):
                     self._replace(made, final, self.path(f"old{number}"), undo)
                 undo.pop_all()
+                WRITTEN.note(self.target)
             _fsync(self.target.parent)
 
     def _replace(self, made: Path, final: Path, aside: Path, undo: contextlib.ExitStack) -> None:
@@ -384,7 +422,16 @@ class Staging(contextlib.AbstractContextManager):
 
 
 def _remove(folder: Path) -> None:
-    """Remove ``folder``; a library's threads (zarr has some) may still be writing into it for a moment."""
+    """Remove ``folder``, whatever asks for the end meanwhile."""
+    try:
+        _try_to_remove(folder)
+    except BaseException:
+        _try_to_remove(folder)
+        raise
+
+
+def _try_to_remove(folder: Path) -> None:
+    """A library's threads (zarr has some) may still be writing into it for a moment."""
     for pause in (0.0, 0.01, 0.1, 0.5, 1.0, 2.0):
         time.sleep(pause)
         with contextlib.suppress(OSError):
@@ -451,9 +498,13 @@ def explain(error: BaseException, path: str | os.PathLike[str], folder: Path) ->
         return ResourceError("too many open files", "raise the limit (ulimit -n), or use fewer --threads", path)
     if number in (errno.ENOSPC, errno.EDQUOT) or is_full(folder):
         return disk_full(path, folder)
+    if number == errno.ENAMETOOLONG:
+        return OutputError("the name is too long for this file system", "choose a shorter one", path)
     if number == errno.EFBIG:
         return OutputError("larger than the file size limit", "raise the limit (ulimit -f) or write elsewhere", path)
     text = " ".join(str(error).split()) or type(error).__name__
+    if "can't start new thread" in text:  # a RuntimeError of CPython
+        return ResourceError("no more threads can be started", "raise the limit (ulimit -u)", path)
     return OutputError(f"could not be written ({text})", "check the disk and the creation options", path)
 
 

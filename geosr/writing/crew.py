@@ -103,7 +103,7 @@ def _client(workers: int | None, scheduler: str | None) -> Iterator[Any]:
     if scheduler is not None:
         try:
             client = _undisturbed(lambda: Client(scheduler, timeout=10))
-        except (OSError, ValueError) as error:
+        except Exception as error:  # of what answers, if it is no scheduler, the first bytes are taken for a length
             raise ResourceError(
                 f"no dask scheduler answers at {scheduler}", "start one with: dask scheduler"
             ) from error

@@ -1,5 +1,6 @@
 """geosr_cli.signals: an interrupt is raised once where it is on its way, and again where it was lost."""
 
+import signal
 import subprocess
 import sys
 import textwrap
@@ -60,6 +61,22 @@ def while_a_thread_starts():
         threading.Event.wait = real
     time.sleep(0.7)
 
+def while_an_output_is_put_in_place():
+    import tempfile
+    from pathlib import Path
+    from geosr.writing import atomic
+
+    real = atomic._fsync_tree
+    atomic._fsync_tree = lambda path: [interrupted(), real(path)]
+    target = Path(tempfile.mkdtemp(), "a.tif")
+    try:
+        with atomic.Staging(target) as staging:
+            staging.path("made").write_text("whole")
+            staging.commit({{staging.path("made"): target}})
+        time.sleep(0.7)
+    finally:
+        print(target.read_text(), *[path.name for path in target.parent.iterdir()], end=" ")
+
 signals.listen()
 try:
     {where}()
@@ -77,6 +94,7 @@ except KeyboardInterrupt:
         ("in_an_import", "interrupted"),
         ("while_one_tidies_up", "tidied interrupted"),
         ("while_a_thread_starts", "begun interrupted"),
+        ("while_an_output_is_put_in_place", "whole a.tif interrupted"),
         ("at_the_end", "at rest nothing came"),
     ],
 )
@@ -85,6 +103,28 @@ def test_an_interrupt(where, said):
         [sys.executable, "-c", SCRIPT.format(where=where)], capture_output=True, text=True, timeout=60
     )
     assert (done.stdout.strip(), done.stderr) == (said, "")
+
+
+@pytest.mark.parametrize(
+    ("count", "said"), [(0, "nothing was written"), (1, "a.tif was written"), (3, "3 outputs were")]
+)
+def test_what_was_written_is_said(monkeypatch, count, said):
+    from geosr.writing import atomic
+    from geosr_cli import main
+
+    monkeypatch.setattr(atomic, "WRITTEN", atomic.Written(count, "a.tif"))
+    assert main._interrupted("interrupted", KeyboardInterrupt()).startswith(f"interrupted; {said}")
+
+
+def test_a_callers_alarm_is_its_own():
+    run = "import signal, time; from geosr_cli import signals; signals.listen(); signal.alarm(1); time.sleep(20)"
+    assert subprocess.run([sys.executable, "-c", run], timeout=60).returncode == -signal.SIGALRM
+
+
+def test_an_interrupt_while_python_ends_changes_nothing():
+    run = "import atexit, os, signal; from geosr_cli import signals; signals.listen(); signals.settled(for_good=True)\n"
+    run += "for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):\n    os.kill(os.getpid(), number)\n"
+    assert subprocess.run([sys.executable, "-c", run], timeout=60).returncode == 0
 
 
 def test_the_code_is_ours_where_an_import_was_interrupted(tmp_path):

@@ -141,6 +141,14 @@ def _descendants(pid: int) -> list[int]:
     return result
 
 
+def alive(pid: int) -> bool:
+    """Is it there, and more than an entry that nobody has asked for yet?"""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def processes_with(text: str) -> list[int]:
     """Processes whose environment or command line holds ``text``."""
     found = []

@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from .harness import Bench, Run, Skipped, Tally, environment, fault
+from .harness import Bench, Run, Skipped, Tally, alive, environment, fault
 
 _THREADS = """
 import sys, threading
@@ -89,7 +89,7 @@ def hanging_reader(bench: Bench, tally: Tally) -> None:
             assert ended.seconds < took + seconds + 2, f"{ended.seconds:.1f} s of {took:.1f} + {seconds:.1f}"
             assert seen, "no process was seen to read"
             time.sleep(1)  # they notice when this one is gone
-            assert not [pid for pid in seen if Path(f"/proc/{pid}").exists()], "processes are left"
+            assert not list(filter(alive, seen)), "processes are left"
 
 
 def _zeros(path: Path, side: int) -> Path:

@@ -347,3 +347,10 @@ def test_indexing_equals_numpy(data):
         expected = np.take(expected, np.arange(n)[kept], axis=axis)
     expected = expected.reshape([k for k, i in zip(expected.shape, index, strict=True) if not isinstance(i, int)])
     np.testing.assert_array_equal(read_indexed(tuple(index), whole.shape, boxes), expected)
+
+
+def test_a_mask_beside_the_file_is_told_of(tmp_path):
+    path = geotiff(tmp_path / "a.tif", columns())
+    (tmp_path / "a.tif.msk").write_bytes(b"II*\0")
+    with pytest.warns(GeosrWarning, match="the mask a.tif.msk beside it is not read"):
+        open_no2(path)

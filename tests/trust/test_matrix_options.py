@@ -120,6 +120,33 @@ def test_100_output_is_the_input(how, tmp_path):
     assert snapshot(tmp_path) == before
 
 
+def test_100_output_holds_the_input(tmp_path):
+    pytest.importorskip("zarr")
+    path, out = tif(tmp_path), tmp_path / "out.zarr"
+    assert run(path, "-o", out).code == 0
+    inside = path.rename(out / "in.tif")
+    before = snapshot(tmp_path)
+    refused(run(inside, "-o", out, "--overwrite"), 2, "the output holds the input.*-o")
+    assert snapshot(tmp_path) == before
+
+
+def test_101_output_holds_what_is_another_s(tmp_path):
+    pytest.importorskip("zarr")
+    path, out = tif(tmp_path), tmp_path / "out.zarr"
+    assert run(path, "-o", out).code == 0
+    (out / "notes.txt").write_text("precious")
+    before = snapshot(tmp_path)
+    refused(run(path, "-o", out, "--overwrite"), 5, "notes.txt, which is no part of a Zarr store")
+    assert snapshot(tmp_path) == before
+
+
+def test_101_output_name_is_too_long(tmp_path):
+    path = tif(tmp_path)
+    before = snapshot(tmp_path)
+    refused(run(path, "-o", tmp_path / ("a" * 300 + ".tif")), 5, "too long")
+    assert snapshot(tmp_path) == before
+
+
 @pytest.mark.parametrize("name", ["out.tif", "out.nc"])
 def test_101_output_exists(name, tmp_path):
     path, out = tif(tmp_path), tmp_path / name
