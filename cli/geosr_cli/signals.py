@@ -32,6 +32,7 @@ _NOT_IN = {
     ("geosr.writing.atomic", "__exit__"),
 }
 
+_CAN_LOOK = hasattr(signal, "setitimer")  # not on Windows
 _ASKING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
@@ -96,7 +97,7 @@ def _look(signum: int, frame: FrameType | None) -> None:
 def _raise(frame: FrameType | None) -> None:
     if _Wish.error is None:
         return
-    if time.monotonic() - _Wish.at < SAME_WISH and _is_busy(frame):
+    if _CAN_LOOK and time.monotonic() - _Wish.at < SAME_WISH and _is_busy(frame):
         _look_in(_SOON)
         return
     _look_in(_LOOK)
@@ -113,7 +114,7 @@ def _is_busy(frame: FrameType | None) -> bool:
 
 def _look_in(seconds: float) -> None:
     """Only once something was asked for: until then an alarm is the caller's, and ends the run."""
-    if hasattr(signal, "setitimer"):  # not on Windows
+    if _CAN_LOOK:
         signal.signal(signal.SIGALRM, _look)
         signal.setitimer(signal.ITIMER_REAL, seconds)
 
