@@ -261,7 +261,7 @@ class Blocks:
     def copy(self, entry: np.void, onto: int, offset: int) -> bytes:
         """Write one block into the file of descriptor ``onto``, at ``offset``; its last 4 bytes.
 
-        The kernel copies where it can: the bytes need no pages of this process, which took twice as long.
+        The kernel copies where it can: the bytes need no pages of this process.
         """
         start, size = int(entry["offset"]), int(entry["size"])
         with self._reading:

@@ -1,5 +1,7 @@
 """Blocks, overviews and header of a GeoTIFF against GDAL and numpy."""
 
+import errno
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -319,3 +321,39 @@ def test_overviews_may_have_another_compression(tmp_path, dataset, columns, prov
         np.testing.assert_array_equal(done.read(1), values[::2, ::2])
         assert done.profile["compress"] == "lzw"
     assert cog_validate(tmp_path / "o.tif", strict=True, quiet=True) == (True, [], [])
+
+
+@pytest.mark.skipif(not hasattr(os, "copy_file_range"), reason="the kernel copies on Linux alone")
+@pytest.mark.parametrize("how", ["another file system", "in parts", "not to the end"])
+def test_blocks_are_the_same_however_the_kernel_copies(tmp_path, monkeypatch, dataset, columns, provenance, how):
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    real, calls = os.copy_file_range, []
+
+    def copy(source, onto, count, start, offset):
+        calls.append(count)
+        if how == "another file system":
+            raise OSError(errno.EXDEV, "cross-device link")
+        if how == "not to the end" and len(calls) % 2 == 0:
+            return 0
+        return real(source, onto, (count + 1) // 2, start, offset)
+
+    ds = dataset(columns(300, 200))
+    write(ds, tmp_path / "a.tif", main="no2", provenance=provenance)
+    monkeypatch.setattr(os, "copy_file_range", copy)
+    write(ds, tmp_path / "b.tif", main="no2", provenance=provenance)
+    assert calls
+    assert (tmp_path / "a.tif").read_bytes() == (tmp_path / "b.tif").read_bytes()
+
+
+def test_a_block_that_is_cut_short_is_no_block(tmp_path, monkeypatch, dataset, columns, provenance):
+    real = blocks.copy_blocks
+
+    def cut(directory, *rest):
+        for name in directory.files:
+            os.truncate(directory.folder / name, 10)
+        real(directory, *rest)
+
+    monkeypatch.setattr("geosr.writing.cog.copy_blocks", cut)
+    with pytest.raises(OutputError, match="cut short"):
+        write(dataset(columns(300, 200)), tmp_path / "a.tif", main="no2", provenance=provenance)
+    assert list(tmp_path.iterdir()) == []
