@@ -5,13 +5,12 @@ The tasks of the tiles compress their blocks, and their share of the overviews (
 copied behind it, smallest overview first. Nothing is compressed twice or decompressed but a sample, to verify.
 
 What it cost with level 1 of ISA-L (level 3 takes about 3 more) and a copy through this process, in CPU-ns a pixel of
-one band (8192 x 8192 noisy float32, tiles of 1024, 4.4 bytes a pixel on disk with overviews; one core of a busy two-core
-machine, so upper bounds): statistics 2, predictor and compression 18, verification 2; in the kernel 11 to 14 for the
-first writing and 5 to 6 for the copy, most of it for memory pages touched for the first time (1.5 and 2 where they are
-warm). All NaN: 2 in all. An
-uncompressed file that GDAL's COG driver then compresses took 80 to 84 and 24 to 40 in the kernel, in the same minutes
-as this took 26 to 28 and 15 to 19 (two threads, a load of 4 on two cores). Peak memory hardly depends on the raster's
-size.
+one band (8192 x 8192 noisy float32, tiles of 1024, 4.4 bytes a pixel on disk with overviews; one core of a busy two-
+core machine, so upper bounds): statistics 2, predictor and compression 18, verification 2; in the kernel 11 to 14 for
+the first writing and 5 to 6 for the copy, most of it for memory pages touched for the first time (1.5 and 2 where they
+are warm). All NaN: 2 in all. An uncompressed file that GDAL's COG driver then compresses took 80 to 84 and 24 to 40 in
+the kernel, in the same minutes as this took 26 to 28 and 15 to 19 (two threads, a load of 4 on two cores). Peak memory
+hardly depends on the raster's size.
 
 Bands lie apart (``INTERLEAVE=BAND``), so that a viewer that wants one need not decompress all. Overviews are means
 over valid cells; their cells begin at multiples of 2, 4, 8 … cells, the last one being cut off where the raster ends.
