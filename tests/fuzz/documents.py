@@ -10,6 +10,7 @@ import io
 import json
 import random
 import tempfile
+import time
 import warnings
 import zipfile
 import zlib
@@ -22,6 +23,7 @@ from unittest import mock
 import numpy as np
 
 from fuzz.edits import REALS, SECRET, TEXTS, Spot, damage
+from fuzz.fields import hdf5_untimed
 
 Rebuild = Callable[[random.Random, bytes], bytes]
 
@@ -157,14 +159,14 @@ def keras_seeds() -> list[bytes]:
     shapes = architecture("srcnn-9-1-5").kernel_shapes(1, 2)
     found = []
     for libver, name in (("earliest", "layers/conv2d{}/vars/{}"), ("latest", "model_weights/conv2d{}/k{}:0")):
-        out = io.BytesIO()
+        out, begun = io.BytesIO(), time.time()
         with h5py.File(out, "w", libver=libver) as file:
             file.attrs["backend"] = "tensorflow"
             for i, shape in enumerate(shapes):
                 layer = f"_{i}" if i else ""
                 file[name.format(layer, 0)] = np.full(shape, 0.01, "f4")
                 file[name.format(layer, 1)] = np.zeros(shape[-1], "f4")
-        found.append(out.getvalue())
+        found.append(hdf5_untimed(out.getvalue(), begun))
     return [*found, packed({"config.json": b"{}", "metadata.json": b"{}", "model.weights.h5": found[0]})]
 
 

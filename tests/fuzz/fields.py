@@ -6,6 +6,7 @@ Written apart from geosr's own scans, so that a misreading there is no misreadin
 from __future__ import annotations
 
 import struct
+import time
 from functools import lru_cache
 
 from fuzz.edits import Spot
@@ -248,6 +249,17 @@ def hdf5_resum(data: bytes, sums: list[tuple[int, int]]) -> bytes:
         if end + 4 <= len(out):
             out[end : end + 4] = lookup3(bytes(out[at:end])).to_bytes(4, "little")
     return bytes(out)
+
+
+def hdf5_untimed(data: bytes, begun: float) -> bytes:
+    """``data``, written since ``begun``, with one and the same time for each moment that the HDF5 library put into it.
+
+    h5py asks it not to, for the datasets that it makes itself; other objects have times from the clock of the library.
+    """
+    sums, untimed = hdf5_sums(data), data
+    for second in range(int(begun), int(time.time()) + 1):
+        untimed = untimed.replace(struct.pack("<I", second), struct.pack("<I", 1_500_000_000))
+    return hdf5_resum(untimed, sums)
 
 
 def lookup3(key: bytes) -> int:

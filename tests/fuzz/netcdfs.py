@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import random
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fuzz.edits import REALS, SECRET
+from fuzz.fields import hdf5_untimed
 from fuzz.geotiffs import columns, made, odd_text, spoiled
 
 NAME = "tropospheric_NO2_column_number_density"
@@ -158,7 +160,8 @@ def _h5(kind: str) -> bytes:
                 below = file.create_group("a/b")
                 below["c"] = file["a"]
 
-    return made(".h5", write)
+    begun = time.time()
+    return hdf5_untimed(made(".h5", write), begun)
 
 
 _ATTRS = ("units", "scale_factor", "add_offset", "missing_value", "valid_range", "valid_min", "valid_max", "_Unsigned",
