@@ -213,9 +213,9 @@ class Reporter:
         self.warnings: list[str] = []
 
     def say(self, text: str) -> None:
-        """A message for people."""
+        """A message for people: one line, whatever the names in it hold."""
         if not self.quiet:
-            complain(text)
+            complain(printable(text))
 
     def result(self, text: str, data: Any) -> None:
         """The result: JSON if it was asked for, else the text."""
@@ -246,9 +246,9 @@ class Reporter:
             if issubclass(category, GeosrWarning):
                 if str(message) not in self.warnings:
                     self.warnings.append(str(message))
-                    self.say(f"geosr: warning: {printable(str(message))}")
+                    self.say(f"geosr: warning: {message}")
             elif self.verbose and not issubclass(category, DeprecationWarning | PendingDeprecationWarning):
-                self.say(f"{category.__name__}: {message}")
+                self.say(f"{category.__name__}: {' '.join(str(message).split())}")
 
         with warnings.catch_warnings():
             warnings.simplefilter("always")

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from geosr_cli.common import Reporter, report_options
+from geosr_cli.common import Reporter, printable, report_options
 
 KINDS = ("l2", "l3", "tif", "truth")
 
@@ -62,4 +62,4 @@ def command(
         options["bbox"] = bbox
     with reporter.listening():
         paths = [str(path) for path in simulate(folder, **options)]
-    reporter.result("\n".join(paths), {"outputs": paths})
+    reporter.result("\n".join(map(printable, paths)), {"outputs": paths})

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from geosr_cli.common import Reporter, report_options
+from geosr_cli.common import Reporter, printable, report_options
 
 
 @click.command("verify")
@@ -23,4 +23,5 @@ def command(outputs: tuple[str, ...], **how: Any) -> None:
     reporter = Reporter(**how)
     found = [verify(path) for path in outputs]
     documents = [one.to_dict() for one in found]
-    reporter.result("\n".join(one.line() for one in found), documents[0] if len(found) == 1 else {"results": documents})
+    lines = "\n".join(printable(one.line()) for one in found)
+    reporter.result(lines, documents[0] if len(found) == 1 else {"results": documents})

@@ -140,6 +140,8 @@ def check_target(path: str | os.PathLike[str], overwrite: bool = False, resume: 
     kind = format_of(target)
     if kind == "Zarr":
         require_zarr()
+    elif not _is_unicode(target):
+        raise OutputError(f"this name is not UTF-8, as libraries of {kind} need it", "choose another", path)
     if not target.parent.is_dir():
         raise OutputError(f"the folder {target.parent} does not exist", "create it first", path)
     with _explained(path, target.parent), contextlib.suppress(FileNotFoundError):
@@ -158,6 +160,14 @@ def check_target(path: str | os.PathLike[str], overwrite: bool = False, resume: 
             with contextlib.suppress(OSError):  # not empty
                 folder.rmdir()
     return target
+
+
+def _is_unicode(path: Path) -> bool:
+    """Names on Linux are bytes; Python has surrogates for those that are no text."""
+    try:
+        return bool(str(path).encode())
+    except UnicodeEncodeError:
+        return False
 
 
 def require_zarr() -> None:

@@ -59,6 +59,25 @@ def test_control_characters_of_a_file_name_are_escaped(run, tmp_path):
     assert len(got.err.splitlines()) == 1
 
 
+def test_what_is_written_is_one_line_whatever_its_name(run, tif, tmp_path):
+    out = tmp_path / "a\n\x1b[31mb.tif"
+    for args in (["downscale", tif, "--scale", "2", "-o", out], ["verify", out]):
+        got = run(*args)
+        assert got.code == 0
+        assert "\x1b" not in got.out + got.err
+        assert len((got.out + got.err).splitlines()) == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are bytes on Linux")
+@pytest.mark.parametrize("suffix", [".tif", ".nc"])
+def test_an_output_name_that_is_no_text(run, tif, tmp_path, suffix):
+    out = os.fsdecode(os.fsencode(tmp_path) + b"/a\xff" + suffix.encode())
+    got = run("downscale", tif, "--scale", "2", "-o", out)
+    assert got.code == 5
+    assert "not UTF-8" in got.errors[0]
+    assert os.listdir(tmp_path) == [tif.name]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_leaves_nothing_behind(tmp_path, signum, code):
