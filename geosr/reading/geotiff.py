@@ -46,7 +46,9 @@ SAFE_ENV = {
     "GTIFF_POINT_GEO_IGNORE": "NO",
 }
 
-# Cells in one window: 1 MB as float32. A few rows of windows are held at once, as tiles look at their neighbours'.
+# Windows of tiled files have this side, or the tiles', and those of strips so many cells: 1 MB as float32. A few rows of
+# windows are held at once, as tiles look at their neighbours'.
+_CHUNK_SIDE = 256
 _CHUNK_CELLS = 512 * 512
 
 
@@ -193,14 +195,13 @@ def _lazy(band: _Band, chunks: tuple[int, int]) -> da.Array:
 
 
 def _chunks(source: rasterio.DatasetReader, number: int) -> tuple[int, int]:
-    """Window size: whole blocks, about :data:`_CHUNK_CELLS` cells."""
+    """Window size: whole blocks, by :data:`_CHUNK_SIDE` or :data:`_CHUNK_CELLS`."""
     height, width = source.shape
     rows, cols = source.block_shapes[number - 1]
     if cols >= width:
         least = 1 if source.compression is None else rows
         return min(height, max(least, _CHUNK_CELLS // width // least * least)), width
-    side = int(_CHUNK_CELLS**0.5)
-    return min(height, max(1, side // rows) * rows), min(width, max(1, side // cols) * cols)
+    return min(height, max(1, _CHUNK_SIDE // rows) * rows), min(width, max(1, _CHUNK_SIDE // cols) * cols)
 
 
 # --- which bands -----------------------------------------------------------------------------------------------

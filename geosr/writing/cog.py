@@ -43,7 +43,7 @@ from geosr.writing.stream import Finish, Plan, stream, threads
 __all__ = ["BLOCK", "OPTIONS", "cog_options", "write_cog"]
 
 #: GDAL caches blocks that it reads up to 5 % of the machine's memory by default; none is read twice here.
-CACHE_BYTES = 16 << 20
+CACHE_BYTES = 4 << 20
 
 # A CRS that reads back otherwise may move the grid by so much of a cell: names and digits may differ, places may not.
 _SAME_PLACE = 1e-3
