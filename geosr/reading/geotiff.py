@@ -46,8 +46,8 @@ SAFE_ENV = {
     "GTIFF_POINT_GEO_IGNORE": "NO",
 }
 
-# Windows of tiled files have this side, or the tiles', and those of strips so many cells: 1 MB as float32. A few rows of
-# windows are held at once, as tiles look at their neighbours'.
+# Windows of tiled files have this side, or the blocks', and those of strips so many cells: 1 MB as float32. A few rows
+# of windows are held at once, as tiles look at their neighbours'.
 _CHUNK_SIDE = 256
 _CHUNK_CELLS = 512 * 512
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 import os
 import threading
 import uuid
@@ -328,26 +329,53 @@ def _batches(places: Mapping[_Index, Place]) -> Iterator[dict[_Index, Place]]:
 
 
 def _tasks(job: Plan, terminal: _Terminal, places: Mapping[_Index, Place]) -> Any:
-    """One task for each place, as a dask array of one object each."""
+    """One task for each place, as a dask array of one object each. What makes a tile is part of its task, if no other
+    needs that.
+    """
     import dask.array as da
     from dask.highlevelgraph import HighLevelGraph
 
     name = f"write-{uuid.uuid4().hex}"
     names = tuple(job.checks)
+    sources = [*(f.data for f in job.fields), *job.checks.values()]
+    graph = HighLevelGraph.merge(*(source.dask for source in sources))
     tasks: dict[Any, Any] = {f"{name}-terminal": terminal}  # a key of its own: a cluster gets it once
     for number, (index, place) in enumerate(places.items()):
         blocks = [(f.data.name, *index[-f.ndim :]) for f in job.fields]
         under = list(itertools.product(*(_overlapping(*pair) for pair in zip(job.came, place.extents, strict=True))))
         checks = [[(job.checks[n].name, *at[-job.checks[n].ndim :]) for at in under] for n in names]
-        tasks[name, number] = (f"{name}-terminal", place, blocks, names, checks)
-    tasks = {key: (_call, *task) if isinstance(task, tuple) else task for key, task in tasks.items()}
-    sources = [*(f.data for f in job.fields), *job.checks.values()]
+        tile, numbers = _made_at_once([*blocks, *itertools.chain(*checks)], graph.layers)
+        many = len(blocks), *map(len, checks)
+        tasks[name, number] = (_land, f"{name}-terminal", place, names, many, numbers, tile)
     graph = HighLevelGraph.from_collections(name, tasks, dependencies=sources)
     return da.Array(graph, name, ((1,) * len(places),), meta=np.empty(0, dtype=object))
 
 
-def _call(function: Callable[..., Any], *args: Any) -> Any:
-    return function(*args)
+def _made_at_once(keys: list[Any], layers: Mapping[str, Mapping[Any, Any]]) -> tuple[Any, Sequence[int]]:
+    """A task, and which of its results have these ``keys``: the one that makes them all (:func:`geosr.tiling.map_tiles`
+    has such), or the list of them.
+    """
+    tasks = [layers[key[0]].get(key) for key in keys]
+    picks = [task[1:] for task in tasks if type(task) is tuple and task[0] is operator.getitem]
+    tiles = {tile for tile, _ in picks}
+    if len(picks) < len(keys) or len(tiles) > 1:
+        return keys, range(len(keys))
+    tile = tiles.pop()
+    return layers[tile[0]][tile], [number for _, number in picks]
+
+
+def _land(
+    terminal: Callable[..., Any],
+    place: Place,
+    names: Sequence[str],
+    many: Sequence[int],
+    numbers: Sequence[int],
+    results: Sequence[Any],
+) -> Any:
+    """``results`` by their ``numbers``: so ``many`` blocks, and so many of each check."""
+    chosen = (results[number] for number in numbers)
+    blocks, *checks = (list(itertools.islice(chosen, n)) for n in many)
+    return terminal(place, blocks, names, checks)
 
 
 def _overlapping(edges: tuple[int, ...], extent: tuple[int, int]) -> range:

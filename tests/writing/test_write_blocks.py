@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import rasterio
+import xarray as xr
 from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -285,6 +286,49 @@ def test_a_hundred_thousand_squared_is_planned_in_a_bounded_graph(dataset):
     tasks = _tasks(whole, print, _waiting(whole, _Landing(None, None), None))
     assert tasks.npartitions == 98 * 98
     assert len(tasks.__dask_graph__().layers) == 2
+
+
+def test_all_that_makes_a_tile_is_one_task(dataset):
+    """Two fields and a check, with a cluster's messages and memory for one; and what another makes is left alone."""
+    import dask
+    import dask.array as da
+
+    from geosr.tiling import map_tiles, plan_tiles
+    from geosr.writing.stream import Place, _Landing, _tasks, _waiting, plan
+
+    def kernel(window, down, across):
+        fine = np.repeat(np.repeat(window[2:-2, 2:-2], 2, 0), 2, 1)
+        return fine, -fine, np.array([[np.max(fine)]])
+
+    coarse = da.from_array(np.arange(90 * 90.0).reshape(90, 90), chunks=40)
+    tiles = plan_tiles((90, 90), tile=50, halo=2, scale=2)
+    results = map_tiles(coarse, kernel, tiles, [(coarse.dtype, None), (coarse.dtype, None), (coarse.dtype, (1, 1))])
+    fields = [xr.DataArray(data, dims=("y", "x"), name=f"no2_{i}") for i, data in enumerate(results[:2])]
+    job = replace(plan(dataset(np.zeros((2, 2), np.float32)), "no2"), checks={"largest": results[2]})
+
+    def done(*fields):
+        """Number of tasks, and what the terminal ones were given."""
+        given = []
+        whole = replace(job, fields=fields)
+        whole = replace(whole, came=whole.edges)
+        graph = _tasks(whole, lambda *args: given.append(args), _waiting(whole, _Landing(None, None), None))
+        count = len(dask.optimize(graph)[0].__dask_graph__())
+        graph.compute(scheduler="sync")
+        return count, {place: (*blocks, *checks[0]) for place, blocks, _, checks in given}
+
+    count, found = done(*fields)
+    assert len(tiles.rows) * len(tiles.cols) == len(found) == 16
+    assert count == 16 + coarse.npartitions + 2  # the kernel, and what all end with
+    apart, other = done(fields[0] + 0, fields[1])
+    assert apart > count
+    fine = np.repeat(np.repeat(coarse.compute(), 2, 0), 2, 1)
+    for place, (first, second, largest) in found.items():
+        wanted = fine[place.top : place.bottom, place.left : place.right]
+        assert isinstance(place, Place)
+        for one, two, three in ((first, second, largest), other[place]):
+            np.testing.assert_array_equal(one, wanted)
+            np.testing.assert_array_equal(two, -wanted)
+            np.testing.assert_array_equal(three, [[wanted.max()]])
 
 
 @pytest.mark.parametrize(
