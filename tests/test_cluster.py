@@ -102,6 +102,20 @@ def seen():
     return provenance
 
 
+def test_a_worker_that_is_lost_while_it_is_asked_has_no_answer(tmp_path, client, monkeypatch):
+    """It was taken for a worker with another version."""
+    run = client.run
+
+    def lost(*args, **kwargs):
+        return {**run(*args, **kwargs), "tcp://gone:1": distributed.comm.CommClosedError("Stream is closed")}
+
+    monkeypatch.setattr(client, "run", lost)
+    on_cluster.check_workers(client, tmp_path)
+    monkeypatch.setattr(client, "run", lambda *args, **kwargs: {"tcp://bare:1": ModuleNotFoundError("geosr")})
+    with pytest.raises(ResourceError, match=r"tcp://bare:1 has no geosr"):
+        on_cluster.check_workers(client, tmp_path)
+
+
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_a_cluster_writes_what_threads_write(tmp_path, client, seen, suffix):
     landed = []

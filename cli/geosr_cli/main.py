@@ -166,8 +166,10 @@ def share_one_heap() -> None:
 
     with contextlib.suppress(OSError, AttributeError):  # other C libraries have no mallopt
         mallopt = ctypes.CDLL(None).mallopt
-        mallopt(-8, 1)  # M_ARENA_MAX of malloc.h
-        mallopt(-3, 4 << 20)  # M_MMAP_THRESHOLD
+        if "MALLOC_ARENA_MAX" not in os.environ:
+            mallopt(-8, 1)  # M_ARENA_MAX of malloc.h
+        if "MALLOC_MMAP_THRESHOLD_" not in os.environ:
+            mallopt(-3, 4 << 20)  # M_MMAP_THRESHOLD
 
 
 def _hold_streams() -> None:

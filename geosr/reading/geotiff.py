@@ -46,10 +46,10 @@ SAFE_ENV = {
     "GTIFF_POINT_GEO_IGNORE": "NO",
 }
 
-# Windows of tiled files have this side, or the blocks', and those of strips so many cells: 1 MB as float32. A few rows
-# of windows are held at once, as tiles look at their neighbours'.
-_CHUNK_SIDE = 256
+# Cells in one window: 1 MB as float32. A few rows of windows are held at once, as tiles look at their neighbours', so
+# those of tiled files are wide, and no higher than this if their blocks are not.
 _CHUNK_CELLS = 512 * 512
+_CHUNK_ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -195,13 +195,14 @@ def _lazy(band: _Band, chunks: tuple[int, int]) -> da.Array:
 
 
 def _chunks(source: rasterio.DatasetReader, number: int) -> tuple[int, int]:
-    """Window size: whole blocks, by :data:`_CHUNK_SIDE` or :data:`_CHUNK_CELLS`."""
+    """Window size: whole blocks, about :data:`_CHUNK_CELLS` cells."""
     height, width = source.shape
     rows, cols = source.block_shapes[number - 1]
     if cols >= width:
         least = 1 if source.compression is None else rows
         return min(height, max(least, _CHUNK_CELLS // width // least * least)), width
-    return min(height, max(1, _CHUNK_SIDE // rows) * rows), min(width, max(1, _CHUNK_SIDE // cols) * cols)
+    high = max(1, _CHUNK_ROWS // rows) * rows
+    return min(height, high), min(width, max(1, _CHUNK_CELLS // high // cols) * cols)
 
 
 # --- which bands -----------------------------------------------------------------------------------------------

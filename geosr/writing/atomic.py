@@ -141,7 +141,9 @@ def check_target(path: str | os.PathLike[str], overwrite: bool = False, resume: 
     if kind == "Zarr":
         require_zarr()
     elif not _is_unicode(target):
-        raise OutputError(f"this name is not UTF-8, as libraries of {kind} need it", "choose another", path)
+        which = "its folder's name" if _is_unicode(target.name) else "the name"
+        hint = "choose another with -o"
+        raise OutputError(f"{which} is not UTF-8, as libraries of {kind} need it", hint, path)
     if not target.parent.is_dir():
         raise OutputError(f"the folder {target.parent} does not exist", "create it first", path)
     with _explained(path, target.parent), contextlib.suppress(FileNotFoundError):
@@ -162,7 +164,7 @@ def check_target(path: str | os.PathLike[str], overwrite: bool = False, resume: 
     return target
 
 
-def _is_unicode(path: Path) -> bool:
+def _is_unicode(path: Path | str) -> bool:
     """Names on Linux are bytes; Python has surrogates for those that are no text."""
     try:
         return bool(str(path).encode())

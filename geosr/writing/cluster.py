@@ -9,6 +9,7 @@ once. A cluster that has no workers, or no scheduler, for :data:`PATIENCE` secon
 from __future__ import annotations
 
 import contextlib
+import os
 import pkgutil
 import secrets
 import time
@@ -173,16 +174,16 @@ def check_workers(client: Any, folder: Path | None = None) -> None:
         except TimeoutError as error:
             where = f"--scheduler {_address(client)}"
             raise ResourceError(f"no worker at {_address(client)}", f"start some: dask worker ({where})") from error
-        versions = client.run(pkgutil.resolve_name, "geosr._version:__version__", on_error="return")
+        versions = _asked(client, pkgutil.resolve_name, "geosr._version:__version__")
         for worker, version in versions.items():
             if version != __version__:
-                found = "no geosr" if isinstance(version, ImportError) else f"geosr {version}"
+                found = f"geosr {version}" if isinstance(version, str) else "no geosr"
                 raise ResourceError(f"worker {worker} has {found}", f"install {__version__} there as here")
         if folder is None:
             return
         probe = folder / f"seen-{secrets.token_hex(8)}"
         probe.touch()
-        seen = client.run(_sees, str(probe))
+        seen = _asked(client, _sees, str(probe))
         probe.unlink()
     for worker, there in seen.items():
         if not there:
@@ -190,5 +191,13 @@ def check_workers(client: Any, folder: Path | None = None) -> None:
             raise OutputError(f"worker {worker} does not see the folder {folder.parent}", hint)
 
 
+def _asked(client: Any, function: Callable[..., Any], *args: Any) -> dict[str, Any]:
+    """What each worker answers, or what it raised; those that are lost meanwhile are not there."""
+    from distributed.comm import CommClosedError
+
+    answers = client.run(function, *args, on_error="return")
+    return {worker: answer for worker, answer in answers.items() if not isinstance(answer, CommClosedError)}
+
+
 def _sees(path: str) -> bool:
-    return Path(path).exists()
+    return os.path.exists(path)

@@ -329,8 +329,8 @@ def _batches(places: Mapping[_Index, Place]) -> Iterator[dict[_Index, Place]]:
 
 
 def _tasks(job: Plan, terminal: _Terminal, places: Mapping[_Index, Place]) -> Any:
-    """One task for each place, as a dask array of one object each. What makes a tile is part of its task, if no other
-    needs that.
+    """One task for each place, as a dask array of one object each. Where one task makes all that lies at a place, it is
+    part of that.
     """
     import dask.array as da
     from dask.highlevelgraph import HighLevelGraph
@@ -355,13 +355,19 @@ def _made_at_once(keys: list[Any], layers: Mapping[str, Mapping[Any, Any]]) -> t
     """A task, and which of its results have these ``keys``: the one that makes them all (:func:`geosr.tiling.map_tiles`
     has such), or the list of them.
     """
-    tasks = [layers[key[0]].get(key) for key in keys]
-    picks = [task[1:] for task in tasks if type(task) is tuple and task[0] is operator.getitem]
-    tiles = {tile for tile, _ in picks}
-    if len(picks) < len(keys) or len(tiles) > 1:
-        return keys, range(len(keys))
-    tile = tiles.pop()
-    return layers[tile[0]][tile], [number for _, number in picks]
+    apart = keys, range(len(keys))
+    numbers, tiles = [], []
+    for key in keys:
+        pick = layers.get(key[0], {}).get(key)
+        if type(pick) is not tuple or len(pick) != 3 or pick[0] is not operator.getitem or type(pick[2]) is not int:
+            return apart
+        tiles.append(pick[1])
+        numbers.append(pick[2])
+    # Whoever has optimised the dataset's graph has tasks where keys were, and keys in other layers.
+    if any(type(tile) is not tuple or tile != tiles[0] for tile in tiles) or not isinstance(tiles[0][0], str):
+        return apart
+    tile = layers.get(tiles[0][0], {}).get(tiles[0])
+    return apart if tile is None else (tile, numbers)
 
 
 def _land(

@@ -74,8 +74,13 @@ def test_an_output_name_that_is_no_text(run, tif, tmp_path, suffix):
     out = os.fsdecode(os.fsencode(tmp_path) + b"/a\xff" + suffix.encode())
     got = run("downscale", tif, "--scale", "2", "-o", out)
     assert got.code == 5
-    assert "not UTF-8" in got.errors[0]
+    assert "the name is not UTF-8" in got.errors[0]
     assert os.listdir(tmp_path) == [tif.name]
+    folder = os.fsdecode(os.fsencode(tmp_path) + b"/b\xff")
+    os.mkdir(folder)
+    got = run("downscale", tif, "--scale", "2", "-o", f"{folder}/a{suffix}")
+    assert "its folder's name is not UTF-8" in got.errors[0]
+    assert os.listdir(folder) == []
 
 
 @pytest.mark.slow

@@ -147,7 +147,7 @@ def test_layouts_read_alike(tmp_path, layout):
 
 def test_many_windows_equal_one(tmp_path, monkeypatch):
     monkeypatch.setattr("geosr.reading.geotiff._CHUNK_CELLS", 256)
-    monkeypatch.setattr("geosr.reading.geotiff._CHUNK_SIDE", 16)
+    monkeypatch.setattr("geosr.reading.geotiff._CHUNK_ROWS", 16)
     data = columns((67, 53))
     for name, layout in {
         "t": {"tiled": True, "blockxsize": 16, "blockysize": 16},

@@ -1,6 +1,7 @@
 """Blocks, overviews and header of a GeoTIFF against GDAL and numpy."""
 
 import errno
+import itertools
 import os
 from dataclasses import replace
 
@@ -306,21 +307,27 @@ def test_all_that_makes_a_tile_is_one_task(dataset):
     fields = [xr.DataArray(data, dims=("y", "x"), name=f"no2_{i}") for i, data in enumerate(results[:2])]
     job = replace(plan(dataset(np.zeros((2, 2), np.float32)), "no2"), checks={"largest": results[2]})
 
-    def done(*fields):
+    def done(*fields, checks=job.checks):
         """Number of tasks, and what the terminal ones were given."""
         given = []
-        whole = replace(job, fields=fields)
+        whole = replace(job, fields=fields, checks=checks)
         whole = replace(whole, came=whole.edges)
         graph = _tasks(whole, lambda *args: given.append(args), _waiting(whole, _Landing(None, None), None))
         count = len(dask.optimize(graph)[0].__dask_graph__())
         graph.compute(scheduler="sync")
-        return count, {place: (*blocks, *checks[0]) for place, blocks, _, checks in given}
+        return count, {place: (*blocks, *itertools.chain(*checks)) for place, blocks, _, checks in given}
 
     count, found = done(*fields)
     assert len(tiles.rows) * len(tiles.cols) == len(found) == 16
     assert count == 16 + coarse.npartitions + 2  # the kernel, and what all end with
     apart, other = done(fields[0] + 0, fields[1])
     assert apart > count
+    for fused in (None, False):  # tasks of the dataset then stand where keys were
+        with dask.config.set({"optimization.fuse.active": fused}):
+            optimised = dask.optimize(*fields)
+        for place, parts in done(*optimised, checks={})[1].items():
+            for part, wanted in zip(parts, found[place][:2], strict=True):
+                np.testing.assert_array_equal(part, wanted)
     fine = np.repeat(np.repeat(coarse.compute(), 2, 0), 2, 1)
     for place, (first, second, largest) in found.items():
         wanted = fine[place.top : place.bottom, place.left : place.right]
