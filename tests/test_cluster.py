@@ -114,6 +114,10 @@ def test_a_worker_that_is_lost_while_it_is_asked_has_no_answer(tmp_path, client,
     monkeypatch.setattr(client, "run", lambda *args, **kwargs: {"tcp://bare:1": ModuleNotFoundError("geosr")})
     with pytest.raises(ResourceError, match=r"tcp://bare:1 has no geosr"):
         on_cluster.check_workers(client, tmp_path)
+    answers = iter([geosr.__version__, PermissionError("no")])
+    monkeypatch.setattr(client, "run", lambda *args, **kwargs: {"tcp://blind:1": next(answers)})
+    with pytest.raises(OutputError, match=r"tcp://blind:1 does not see"):
+        on_cluster.check_workers(client, tmp_path)
 
 
 @pytest.mark.parametrize("suffix", FORMATS)

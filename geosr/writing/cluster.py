@@ -186,7 +186,7 @@ def check_workers(client: Any, folder: Path | None = None) -> None:
         seen = _asked(client, _sees, str(probe))
         probe.unlink()
     for worker, there in seen.items():
-        if not there:
+        if there is not True:  # or an error
             hint = "write to a folder on a file system that all workers share"
             raise OutputError(f"worker {worker} does not see the folder {folder.parent}", hint)
 

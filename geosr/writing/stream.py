@@ -329,8 +329,8 @@ def _batches(places: Mapping[_Index, Place]) -> Iterator[dict[_Index, Place]]:
 
 
 def _tasks(job: Plan, terminal: _Terminal, places: Mapping[_Index, Place]) -> Any:
-    """One task for each place, as a dask array of one object each. Where one task makes all that lies at a place, it is
-    part of that.
+    """One task for each place, as a dask array of one object each. Where one task makes all that lies at a place, that
+    task is part of it.
     """
     import dask.array as da
     from dask.highlevelgraph import HighLevelGraph
